@@ -1,0 +1,3 @@
+"""jaxfed: differentially private federated learning in JAX."""
+
+__version__ = "0.1.0"

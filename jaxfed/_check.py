@@ -1,0 +1,138 @@
+"""Argument checks: every message says the value, the rule and the remedy.
+
+Checks take their subject as one keyword argument, so that the caller's own word
+for it appears in the message: `check.positive(learning_rate=x)`.
+"""
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def _only(named: dict[str, Any]) -> tuple[str, Any]:
+    ((name, value),) = named.items()
+    return name, value
+
+
+def _remedy(text: str) -> str:
+    return f"; {text}" if text else ""
+
+
+def real(remedy: str = "", **named: Any) -> float:
+    """Checks for a finite real number (a Python or NumPy scalar); returns a float."""
+    name, value = _only(named)
+    is_number = isinstance(value, numbers.Real | np.number) and not isinstance(
+        value, bool | np.bool_
+    )
+    if not is_number or not math.isfinite(value):
+        raise ValueError(
+            f"{name} must be a finite number, got {value!r}{_remedy(remedy)}."
+        )
+    return float(value)
+
+
+def positive(remedy: str = "", **named: Any) -> float:
+    """Checks for a finite number > 0; returns a float."""
+    name, value = _only(named)
+    if real(remedy, **named) <= 0:
+        raise ValueError(f"{name} must be > 0, got {value}{_remedy(remedy)}.")
+    return float(value)
+
+
+def non_negative(remedy: str = "", **named: Any) -> float:
+    """Checks for a finite number >= 0; returns a float."""
+    name, value = _only(named)
+    if real(remedy, **named) < 0:
+        raise ValueError(f"{name} must be >= 0, got {value}{_remedy(remedy)}.")
+    return float(value)
+
+
+def probability(remedy: str = "", **named: Any) -> float:
+    """Checks for a number in (0, 1]; returns a float."""
+    name, value = _only(named)
+    if not 0 < real(remedy, **named) <= 1:
+        raise ValueError(f"{name} must be in (0, 1], got {value}{_remedy(remedy)}.")
+    return float(value)
+
+
+def open_probability(remedy: str = "", **named: Any) -> float:
+    """Checks for a number strictly between 0 and 1; returns a float."""
+    name, value = _only(named)
+    if not 0 < real(remedy, **named) < 1:
+        raise ValueError(
+            f"{name} must be strictly between 0 and 1, got {value}{_remedy(remedy)}."
+        )
+    return float(value)
+
+
+def positive_integer(remedy: str = "", **named: Any) -> int:
+    """Checks for an integer >= 1; returns an int."""
+    name, value = _only(named)
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(
+            f"{name} must be an integer >= 1, got {value!r}{_remedy(remedy)}."
+        )
+    return int(value)
+
+
+def key(**named: Any) -> jax.Array:
+    """Checks for one typed PRNG key; integers and raw `uint32` arrays are refused."""
+    name, value = _only(named)
+    is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    )
+    if not is_key or value.shape != ():
+        found = f"an array of {value.dtype}" if hasattr(value, "dtype") else repr(value)
+        if is_key:
+            found = f"{value.shape[0]} keys"
+        raise TypeError(
+            f"{name} must be one typed PRNG key, got {found}; make one for a "
+            "simulation with `jaxfed.keys.simulated(seed)`."
+        )
+    return value
+
+
+def one_of(allowed: Iterable[str], **named: Any) -> str:
+    """Checks for one of a few words; suggests the nearest."""
+    name, value = _only(named)
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+            f"{_remedy(nearest(value, allowed))}."
+        )
+    return value
+
+
+def instance(kind: type | tuple[type, ...], remedy: str, **named: Any) -> Any:
+    """Checks the type of a value; the message names both types and the remedy."""
+    name, value = _only(named)
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise TypeError(
+            f"{name} must be a {wanted}, got {type(value).__name__}{_remedy(remedy)}."
+        )
+    return value
+
+
+def function(remedy: str, **named: Callable[..., Any]) -> Callable[..., Any]:
+    """Checks that a value can be called."""
+    name, value = _only(named)
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function, got {type(value).__name__}{_remedy(remedy)}."
+        )
+    return value
+
+
+def nearest(word: Any, allowed: Iterable[str]) -> str:
+    """Returns `did you mean 'x'?` for a near miss, otherwise an empty string."""
+    close = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,65 @@
+"""Configuration that prints, hashes, compares and serialises.
+
+A behaviour that carries a guarantee is a frozen keyword-only dataclass deriving
+from `Configuration`. Its fields are public settings: numbers, words, or other
+configurations; private data arrives only as method arguments.
+"""
+
+import dataclasses
+import json
+from typing import Any, ClassVar, Self
+
+from jaxfed import _check as check
+
+
+class Configuration:
+    """Base of frozen dataclasses that can be written as JSON and read back."""
+
+    _kinds: ClassVar[dict[str, type["Configuration"]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Configuration._kinds[cls.__name__] = cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain Python values, with the class name under `"kind"`."""
+        fields = dataclasses.fields(self)  # ty: ignore[invalid-argument-type]
+        values = {f.name: _plain(getattr(self, f.name)) for f in fields if f.init}
+        return {"kind": type(self).__name__, **values}
+
+    def to_json(self) -> str:
+        """Returns the configuration as one line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Rebuilds what `to_dict` wrote; every check of the class runs again.
+
+        Raises:
+            ValueError: for an unknown kind, or a kind other than this class.
+        """
+        kind = values.get("kind")
+        known = Configuration._kinds.get(str(kind))
+        if known is None or not issubclass(known, cls):
+            allowed = sorted(n for n, k in cls._kinds.items() if issubclass(k, cls))
+            raise ValueError(
+                f"kind must be one of {', '.join(allowed)}, got {kind!r}; was it "
+                "written by a newer version of jaxfed?"
+            )
+        fields = {k: _value(v) for k, v in values.items() if k != "kind"}
+        return known(**fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuilds what `to_json` wrote."""
+        return cls.from_dict(
+            check.instance(dict, "pass a JSON object", value=json.loads(text))
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, Configuration) else value
+
+
+def _value(value: Any) -> Any:
+    return Configuration.from_dict(value) if isinstance(value, dict) else value

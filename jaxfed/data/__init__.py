@@ -1,0 +1,3 @@
+"""Federated data: the container, embedded sets, partitions, skew, synthetic sets."""
+
+from jaxfed.data._federated_data import FederatedData as FederatedData

@@ -1,0 +1,399 @@
+"""`FederatedData`: every client's examples, stored once.
+
+Flat arrays plus offsets: client i owns rows `offsets[i]:offsets[i + 1]` of every
+array, so that a million clients cost one integer each and a cohort is a gather.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxfed import _check as check
+
+_ALLOWED_KINDS = "biuf"
+_FINITE_CHECK_ROWS = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FederatedData:
+    """Examples of many clients as flat arrays with offsets.
+
+    Build one with `from_clients`, `from_arrays`, `from_frame`, `from_csv` or
+    `open`; the constructor takes the parts as they are stored and checks them.
+
+    Raises:
+        ValueError: arrays of different lengths, a client without examples, NaN or
+            infinite values, repeated client ids, or a dtype that is not a number
+            or bool. The message names the array and the client.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    """Leaves (num_examples, ...); may be memory-mapped."""
+    offsets: np.ndarray
+    """(num_clients + 1,) int64, rising from 0 to num_examples."""
+    client_ids: np.ndarray
+    """(num_clients,) the clients' names, unique: integers or strings."""
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Public facts about each client, (num_clients,), such as its hospital group."""
+
+    def __post_init__(self) -> None:
+        check.instance(Mapping, 'pass {"x": array, "y": array}', arrays=self.arrays)
+        object.__setattr__(self, "arrays", dict(self.arrays))
+        object.__setattr__(self, "columns", dict(self.columns))
+        object.__setattr__(self, "offsets", np.asarray(self.offsets, np.int64))
+        object.__setattr__(self, "client_ids", np.asarray(self.client_ids))
+        _validate(self)
+
+    @classmethod
+    def from_clients(
+        cls,
+        clients: Mapping[Any, Mapping[str, Any]],
+        *,
+        columns: Mapping[str, Any] | None = None,
+    ) -> "FederatedData":
+        """Builds from a mapping `{client_id: {"x": array, "y": array}}`.
+
+        Args:
+            clients: every client has the same array names, with the same trailing
+                shapes; within a client all arrays have one length >= 1.
+            columns: public facts, `{name: one value per client}`, in that order.
+        """
+        check.instance(Mapping, "pass {client_id: {name: array}}", clients=clients)
+        if not clients:
+            raise ValueError("clients is empty; pass at least one client.")
+        names = _array_names(clients)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        sizes = []
+        for client, arrays in clients.items():
+            lengths = {}
+            for name in names:
+                array = _rows(arrays[name], f"array {name!r} of client {client!r}")
+                parts[name].append(array)
+                lengths[name] = len(array)
+            if len(set(lengths.values())) > 1:
+                raise ValueError(
+                    f"client {client!r} has arrays of different lengths "
+                    f"{lengths}; give every example one row in each array."
+                )
+            sizes.append(next(iter(lengths.values())))
+        return cls(
+            arrays={n: _concatenate(n, p, list(clients)) for n, p in parts.items()},
+            offsets=np.concatenate([[0], np.cumsum(sizes)]),
+            client_ids=np.array(list(clients)),
+            columns=columns or {},
+        )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], *, client: Any) -> "FederatedData":
+        """Builds from arrays with one row per example and a column of client ids.
+
+        Args:
+            arrays: leaves (num_examples, ...).
+            client: (num_examples,) the id of the client that owns each row. Rows need
+                not be sorted; each client keeps its rows in their given order.
+        """
+        check.instance(Mapping, 'pass {"x": array, "y": array}', arrays=arrays)
+        owner = _rows(client, "client")
+        if owner.ndim != 1:
+            raise ValueError(
+                f"client must hold one id per row, got shape {owner.shape}; pass a "
+                "one-dimensional array."
+            )
+        if owner.dtype.kind == "f":
+            raise ValueError(
+                "client must hold integers or strings, got floating-point ids "
+                f"({owner.dtype}); convert them with .astype(int) once none is NaN."
+            )
+        rows = {n: _rows(a, f"array {n!r}") for n, a in arrays.items()}
+        lengths = {n: len(a) for n, a in rows.items()} | {"client": len(owner)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"arrays have different lengths {lengths}; give every example one "
+                "row in each array and one client id."
+            )
+        if len(owner) == 0:
+            raise ValueError("arrays are empty; pass at least one example.")
+        ids, index, sizes = np.unique(owner, return_inverse=True, return_counts=True)
+        order = np.argsort(index.reshape(-1), kind="stable")
+        if np.array_equal(order, np.arange(len(order))):
+            order = slice(
+                None
+            )  # already grouped: keep memory-mapped leaves as they are
+        return cls(
+            arrays={n: a[order] for n, a in rows.items()},
+            offsets=np.concatenate([[0], np.cumsum(sizes)]),
+            client_ids=ids,
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        client: str,
+        label: str,
+        features: Sequence[str] | None = None,
+    ) -> "FederatedData":
+        """Builds from a pandas, polars or pyarrow table, or a mapping of columns.
+
+        Args:
+            frame: one row per example. None of these libraries is required.
+            client: the column with the client ids.
+            label: the column that becomes `"y"`.
+            features: the columns that become `"x"`, (num_examples, len(features))
+                float32; all others if not given.
+        """
+        from jaxfed.data import _tables
+
+        arrays, owner = _tables.split(frame, client, label, features)
+        return cls.from_arrays(arrays, client=owner)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: Any,
+        *,
+        client: str,
+        label: str,
+        features: Sequence[str] | None = None,
+    ) -> "FederatedData":
+        """Builds from a CSV file with a header line; otherwise as `from_frame`."""
+        from jaxfed.data import _tables
+
+        frame = _tables.read_csv(path)
+        return cls.from_frame(frame, client=client, label=label, features=features)
+
+    @classmethod
+    def open(cls, directory: Any) -> "FederatedData":
+        """Opens what `save` wrote; arrays stay on disk and are memory-mapped."""
+        from jaxfed.data import _files
+
+        return cls(**_files.open_parts(directory))
+
+    def save(self, directory: Any) -> None:
+        """Writes one `.npy` file per array into a new directory."""
+        from jaxfed.data import _files
+
+        _files.save_parts(self, directory)
+
+    @property
+    def num_clients(self) -> int:
+        """How many clients there are."""
+        return len(self.client_ids)
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples all clients have together."""
+        return int(self.offsets[-1])
+
+    @property
+    def client_sizes(self) -> np.ndarray:
+        """(num_clients,) int64: examples per client."""
+        return np.diff(self.offsets)
+
+    def client(self, client_id: Any) -> dict[str, np.ndarray]:
+        """Returns one client's arrays (views, not copies)."""
+        i = int(self._positions([client_id])[0])
+        rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return {name: array[rows] for name, array in self.arrays.items()}
+
+    def select(self, client_ids: Iterable[Any]) -> "FederatedData":
+        """Returns the named clients, in the given order."""
+        return self._take(self._positions(client_ids))
+
+    def split_clients(
+        self, *, test: float, seed: int
+    ) -> tuple["FederatedData", "FederatedData"]:
+        """Splits into train and test **clients**; no client is in both.
+
+        Splitting rows instead would put one person's records on both sides and
+        measure memory rather than learning.
+
+        Args:
+            test: the share of clients to hold out, strictly between 0 and 1.
+            seed: an integer; the same seed gives the same split.
+        """
+        check.open_probability(test=test)
+        count = round(test * self.num_clients)
+        if not 0 < count < self.num_clients:
+            raise ValueError(
+                f"test={test} of {self.num_clients} clients leaves "
+                f"{self.num_clients - count} to train on and {count} to test on; "
+                "both need at least one."
+            )
+        order = np.random.default_rng(seed).permutation(self.num_clients)
+        return self._take(np.sort(order[count:])), self._take(np.sort(order[:count]))
+
+    def statistics(self, label: str = "y") -> dict[str, Any]:
+        """Returns exact facts about the clients, for simulations. Private.
+
+        Returns:
+            `sizes`: minimum, median, mean and maximum of examples per client;
+            `labels` and `label_counts` (num_clients, num_labels) where the array
+            `label` holds integers.
+        """
+        sizes = self.client_sizes
+        facts: dict[str, Any] = {
+            "num_clients": self.num_clients,
+            "num_examples": self.num_examples,
+            "sizes": {
+                "minimum": int(sizes.min()),
+                "median": float(np.median(sizes)),
+                "mean": float(sizes.mean()),
+                "maximum": int(sizes.max()),
+            },
+        }
+        values = self.arrays.get(label)
+        if values is not None and values.dtype.kind in "biu" and values.ndim == 1:
+            labels, index = np.unique(values, return_inverse=True)
+            owner = np.repeat(np.arange(self.num_clients), sizes)
+            counts = np.zeros((self.num_clients, len(labels)), np.int64)
+            np.add.at(counts, (owner, index), 1)
+            facts |= {"labels": labels, "label_counts": counts}
+        return facts
+
+    def __repr__(self) -> str:
+        sizes = self.client_sizes
+        arrays = ", ".join(
+            f"{name}: {array.dtype}{list(array.shape[1:])}"
+            for name, array in self.arrays.items()
+        )
+        return (
+            f"FederatedData({self.num_clients:,} clients, {self.num_examples:,} "
+            f"examples, {sizes.min()} to {sizes.max()} a client; {arrays})"
+        )
+
+    def _positions(self, client_ids: Iterable[Any]) -> np.ndarray:
+        wanted = list(client_ids)
+        order = np.argsort(self.client_ids, kind="stable")
+        known = self.client_ids[order]
+        found = []
+        for client in wanted:
+            same_kind = isinstance(client, str) == (known.dtype.kind in "US")
+            i = int(np.searchsorted(known, client)) if same_kind else len(known)
+            if i == len(known) or known[i] != client:
+                raise ValueError(
+                    f"there is no client {client!r}; ids look like "
+                    f"{self.client_ids[0]!r} (see data.client_ids)."
+                )
+            found.append(order[i])
+        return np.array(found, np.int64)
+
+    def _take(self, positions: np.ndarray) -> "FederatedData":
+        sizes = self.client_sizes[positions]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        first = np.repeat(self.offsets[positions] - offsets[:-1], sizes)
+        rows = first + np.arange(offsets[-1])
+        return FederatedData(
+            arrays={name: array[rows] for name, array in self.arrays.items()},
+            offsets=offsets,
+            client_ids=self.client_ids[positions],
+            columns={name: array[positions] for name, array in self.columns.items()},
+        )
+
+
+def _array_names(clients: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+    first, names = None, None
+    for client, arrays in clients.items():
+        if not isinstance(arrays, Mapping) or not arrays:
+            raise ValueError(
+                f"client {client!r} must be a mapping of arrays, got "
+                f'{type(arrays).__name__}; pass {{"x": array, "y": array}}.'
+            )
+        if names is None:
+            first, names = client, list(arrays)
+        elif set(arrays) != set(names):
+            raise ValueError(
+                f"client {client!r} has arrays {sorted(arrays)} but client "
+                f"{first!r} has {sorted(names)}; give every client the same names."
+            )
+    return names or []
+
+
+def _rows(values: Any, name: str) -> np.ndarray:
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.ndim == 0:
+        raise ValueError(
+            f"{name} must have one row per example, got a single value; wrap it in "
+            "a list."
+        )
+    return array
+
+
+def _concatenate(name: str, parts: list[np.ndarray], ids: list[Any]) -> np.ndarray:
+    for client, part in zip(ids, parts, strict=True):
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise ValueError(
+                f"array {name!r} has rows of shape {part.shape[1:]} for client "
+                f"{client!r} but {parts[0].shape[1:]} for client {ids[0]!r}; give "
+                "all clients one shape."
+            )
+        if part.dtype != parts[0].dtype:
+            raise ValueError(
+                f"array {name!r} is {part.dtype} for client {client!r} but "
+                f"{parts[0].dtype} for client {ids[0]!r}; convert with .astype()."
+            )
+    return np.concatenate(parts)
+
+
+def _validate(data: FederatedData) -> None:
+    offsets, ids = data.offsets, data.client_ids
+    if not data.arrays:
+        raise ValueError("arrays is empty; pass at least one array.")
+    if offsets.ndim != 1 or len(offsets) != len(ids) + 1 or offsets[0] != 0:
+        raise ValueError(
+            f"offsets must be one-dimensional with {len(ids) + 1} entries from 0, "
+            f"got shape {offsets.shape}; client i owns rows offsets[i]:offsets[i+1]."
+        )
+    if len(ids) == 0:
+        raise ValueError("there are no clients; pass at least one.")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) != len(ids):
+        raise ValueError(
+            f"client id {unique[counts > 1][0]!r} occurs more than once; merge its "
+            "rows or give it two ids."
+        )
+    sizes = np.diff(offsets)
+    if (sizes <= 0).any():
+        raise ValueError(
+            f"client {ids[sizes <= 0][0]!r} has no examples; leave it out or give it "
+            "at least one row."
+        )
+    for name, column in data.columns.items():
+        if len(column) != len(ids):
+            raise ValueError(
+                f"column {name!r} has {len(column)} values for {len(ids)} clients; "
+                "give one value per client."
+            )
+    for name, array in data.arrays.items():
+        _validate_array(name, array, data)
+
+
+def _validate_array(name: str, array: np.ndarray, data: FederatedData) -> None:
+    total = int(data.offsets[-1])
+    if len(array) != total:
+        raise ValueError(
+            f"array {name!r} has {len(array)} rows but the clients own {total}; give "
+            "every example one row in each array."
+        )
+    # kind "V" covers bfloat16 and other extension floats, which JAX understands
+    if array.dtype.kind not in _ALLOWED_KINDS and array.dtype.kind != "V":
+        raise ValueError(
+            f"array {name!r} has dtype {array.dtype} (client "
+            f"{data.client_ids[0]!r} and on); only numbers and bools can be trained "
+            "on: encode words as integers first."
+        )
+    if array.dtype.kind == "f":
+        for start in range(0, total, _FINITE_CHECK_ROWS):
+            block = np.asarray(array[start : start + _FINITE_CHECK_ROWS])
+            bad = ~np.isfinite(block).reshape(len(block), -1).all(axis=1)
+            if bad.any():
+                row = start + int(np.argmax(bad))
+                owner = int(np.searchsorted(data.offsets, row, side="right")) - 1
+                raise ValueError(
+                    f"array {name!r} of client {data.client_ids[owner]!r} has NaN or "
+                    f"infinity in its row {row - int(data.offsets[owner])}; drop the "
+                    "row or fill the value."
+                )

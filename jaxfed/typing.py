@@ -1,0 +1,196 @@
+"""The nouns: what each is, which shapes it has and who may see it.
+
+"Private" marks values derived from client data on which no mechanism has put noise.
+They stay inside a round unless a simulation asks to see them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+"""Nested containers of arrays, as in `jax.tree`."""
+Params = PyTree
+"""A model's trained parameters: a pytree of floating-point arrays."""
+Metrics = dict[str, jax.Array]
+"""Named scalars."""
+LossFunction = Callable[[Params, dict[str, jax.Array], jax.Array], Any]
+"""`(params, batch, key) -> (loss, metrics)`: the mean over the batch's rows."""
+
+
+class Batch(NamedTuple):
+    """Examples of one client for one local step. Private."""
+
+    rows: dict[str, jax.Array]
+    """Leaves (batch_size, ...); rows that are not real hold arbitrary values."""
+    is_real: jax.Array
+    """(batch_size,) bool; False marks padding."""
+    num_examples: jax.Array
+    """() int32: how many examples the client owns in all."""
+
+
+class Shared(NamedTuple):
+    """What the server sends to every client of a round."""
+
+    params: Params
+    extra: PyTree = ()
+    """Anything else a method broadcasts, such as a server control variate."""
+
+
+class ClientResult(NamedTuple):
+    """What local work gives back. Private until an aggregator has encoded it."""
+
+    update: PyTree
+    """The change to the parameters, same structure as `Shared.params`."""
+    weight: jax.Array
+    """() float32: the number of examples; ignored wherever a guarantee holds."""
+    client_state: PyTree
+    """What this client keeps for its next round; never leaves it."""
+    metrics: Metrics
+    """Means over the local steps, for people; private."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How a client's examples are cut into local steps.
+
+    `epochs` passes over shuffled data in batches of `batch_size` (the last batch of a
+    pass may be smaller), or exactly `steps` such batches, reshuffled at every pass.
+    """
+
+    batch_size: int
+    epochs: int | None = None
+    steps: int | None = None
+
+
+class LocalWork(NamedTuple):
+    """What one client does in one round; every function is pure and jit-compatible."""
+
+    init: Callable[[Shared, PyTree], PyTree]
+    """`init(shared, client_state) -> carry`."""
+    step: Callable[..., PyTree]
+    """`step(carry, batch, *, key) -> carry`, once per local batch."""
+    finish: Callable[[Shared, PyTree], ClientResult]
+    """`finish(shared, carry) -> ClientResult`."""
+    batching: Batching
+    """How the engine feeds `step`."""
+    init_client: Callable[[Params], PyTree] = lambda params: ()
+    """`init_client(params) -> client_state` before a client's first round."""
+    validate: Callable[[Params, dict[str, jax.Array]], None] = lambda params, rows: None
+    """`validate(params, rows)` checks, before anything runs, that model and data fit;
+    both hold `jax.ShapeDtypeStruct` leaves."""
+    name: str = "local work"
+    """How it prints."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Cohort(NamedTuple):
+    """The clients of one round and their local steps, in chunks of `lanes` clients.
+
+    Chunks are sorted, longest work first, so that clients stepped side by side
+    finish together.
+    """
+
+    clients: jax.Array
+    """(chunks, lanes) int32: numbers in the population; padding points past its end."""
+    is_real: jax.Array
+    """(chunks, lanes) bool; False marks padding."""
+    num_examples: jax.Array
+    """(chunks, lanes) int32. Private."""
+    first_step: jax.Array
+    """(chunks, lanes) int32: the client's first line of `rows`."""
+    num_steps: jax.Array
+    """(chunks, lanes) int32: how many lines it owns; 0 for padding."""
+    rows: jax.Array
+    """(lines, batch_size) int32: row i of the data as i, a padding slot as ~i."""
+
+
+class Aggregator(Protocol):
+    """A sum over clients between an encoding and a release.
+
+    Sums only: that is what makes streaming, sharding and secure aggregation the same
+    thing.
+    """
+
+    def init(self, params: Params) -> PyTree:
+        """Returns the aggregator's own state before the first round."""
+        ...
+
+    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
+        """Runs on the client; what it returns is summed over the cohort."""
+        ...
+
+    def release(self, state: PyTree, total: PyTree, *, key: jax.Array) -> Any:
+        """Runs on the server: `(new_state, Released)` from the sum."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClippedSum:
+    """A sum that knows its bound: one client moves it by at most `l2_bound`.
+
+    Private. It has no mean and no division: only a mechanism turns it into something
+    that has. Both fields are leaves, so a linear map over the tree scales the bound
+    along with the sum.
+    """
+
+    total: PyTree
+    l2_bound: jax.Array
+    """() float32: L2 distance over all leaves together (zero-out relation)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Released:
+    """A value that an aggregator let go: the only kind that may be divided or kept."""
+
+    value: PyTree
+
+    def mean_over(self, count: float) -> "Released":
+        """Divides by a public constant, such as the expected number of clients."""
+        return Released(
+            value=jax.tree.map(lambda a: a / jnp.asarray(count, a.dtype), self.value)
+        )
+
+
+class FederatedAlgorithm(NamedTuple):
+    """What an engine needs to run a federated method; every function is pure."""
+
+    init: Callable[[Params], PyTree]
+    """`init(params) -> server_state`."""
+    broadcast: Callable[[PyTree], Shared]
+    """`broadcast(server_state) -> Shared`."""
+    local: LocalWork
+    aggregator: Any
+    """An `Aggregator`; one that carries a guarantee is a `jaxfed.privacy` object."""
+    apply: Callable[[PyTree, Released], PyTree]
+    """`apply(server_state, released) -> server_state`."""
+    name: str = "federated algorithm"
+    """How it prints."""
+
+    def __repr__(self) -> str:
+        return f"{self.name}(local={self.local!r}, privacy={self.aggregator!r})"
+
+
+class PrivateReport(NamedTuple):
+    """Exact facts about one round: for simulations only, never released."""
+
+    num_clients: jax.Array
+    """() int32: real clients in the cohort."""
+    num_failed: jax.Array
+    """() int32: clients whose update was not finite and so counted as zero."""
+    metrics: Metrics
+    """Local metrics, averaged over the clients that did not fail."""
+
+
+class RoundReport(NamedTuple):
+    """What a round tells people, beside the state that the next round needs."""
+
+    released: Released
+    private: PrivateReport
