@@ -1,3 +1,60 @@
-"""jaxfed: differentially private federated learning in JAX."""
+"""jaxfed: differentially private federated learning in JAX.
+
+The names below are loaded when they are first used, so that `import jaxfed` costs
+little more than `import jax`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxfed import accounting as accounting
+    from jaxfed import algorithms as algorithms
+    from jaxfed import clients as clients
+    from jaxfed import clipping as clipping
+    from jaxfed import data as data
+    from jaxfed import engine as engine
+    from jaxfed import evaluation as evaluation
+    from jaxfed import keys as keys
+    from jaxfed import metrics as metrics
+    from jaxfed import noise as noise
+    from jaxfed import privacy as privacy
+    from jaxfed import sampling as sampling
+    from jaxfed import tree as tree
+    from jaxfed import typing as typing
+    from jaxfed.engine import History as History
+    from jaxfed.engine import simulate as simulate
+
+_SUBMODULES = (
+    "accounting",
+    "algorithms",
+    "clients",
+    "clipping",
+    "data",
+    "engine",
+    "evaluation",
+    "keys",
+    "metrics",
+    "noise",
+    "privacy",
+    "sampling",
+    "tree",
+    "typing",
+)
+_FROM_ENGINE = ("History", "simulate")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"jaxfed.{name}")
+    if name in _FROM_ENGINE:
+        value = getattr(importlib.import_module("jaxfed.engine"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jaxfed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_SUBMODULES, *_FROM_ENGINE, "__version__"])

@@ -5,6 +5,7 @@ for it appears in the message: `check.positive(learning_rate=x)`.
 """
 
 import difflib
+import importlib
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -136,3 +137,20 @@ def nearest(word: Any, allowed: Iterable[str]) -> str:
     """Returns `did you mean 'x'?` for a near miss, otherwise an empty string."""
     close = difflib.get_close_matches(str(word), list(allowed), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def optional_module(name: str, *, extra: str, purpose: str) -> Any:
+    """Imports a module that an optional extra installs; says which when it is missing.
+
+    Raises:
+        ModuleNotFoundError: the module is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        raise ModuleNotFoundError(
+            f"{purpose} needs {package}, which is not installed; install it with "
+            f"pip install 'jaxfed[{extra}]'.",
+            name=package,
+        ) from error

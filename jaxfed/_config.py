@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from jaxfed import _check as check
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Configuration:
     """Base of frozen dataclasses that can be written as JSON and read back."""
 
@@ -23,7 +24,7 @@ class Configuration:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain Python values, with the class name under `"kind"`."""
-        fields = dataclasses.fields(self)  # ty: ignore[invalid-argument-type]
+        fields = dataclasses.fields(self)
         values = {f.name: _plain(getattr(self, f.name)) for f in fields if f.init}
         return {"kind": type(self).__name__, **values}
 

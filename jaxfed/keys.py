@@ -57,7 +57,7 @@ def simulated(seed: int) -> jax.Array:
             "pass for example seed=0."
         )
     words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
 def for_purpose(key: jax.Array, purpose: Purpose) -> jax.Array:

@@ -49,8 +49,6 @@ class ClientResult(NamedTuple):
     """() float32: the number of examples; ignored wherever a guarantee holds."""
     client_state: PyTree
     """What this client keeps for its next round; never leaves it."""
-    metrics: Metrics
-    """Means over the local steps, for people; private."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,15 +69,16 @@ class LocalWork(NamedTuple):
 
     init: Callable[[Shared, PyTree], PyTree]
     """`init(shared, client_state) -> carry`."""
-    step: Callable[..., PyTree]
-    """`step(carry, batch, *, key) -> carry`, once per local batch."""
+    step: Callable[..., tuple[PyTree, Metrics]]
+    """`step(carry, batch, *, key) -> (carry, metrics)`, once per local batch. The
+    carry is what the next step needs; the metrics are for people, and private."""
     finish: Callable[[Shared, PyTree], ClientResult]
     """`finish(shared, carry) -> ClientResult`."""
     batching: Batching
     """How the engine feeds `step`."""
     init_client: Callable[[Params], PyTree] = lambda params: ()
     """`init_client(params) -> client_state` before a client's first round."""
-    validate: Callable[[Params, dict[str, jax.Array]], None] = lambda params, rows: None
+    validate: Callable[[Params, dict[str, Any]], None] = lambda params, rows: None
     """`validate(params, rows)` checks, before anything runs, that model and data fit;
     both hold `jax.ShapeDtypeStruct` leaves."""
     name: str = "local work"
@@ -186,7 +185,8 @@ class PrivateReport(NamedTuple):
     num_failed: jax.Array
     """() int32: clients whose update was not finite and so counted as zero."""
     metrics: Metrics
-    """Local metrics, averaged over the clients that did not fail."""
+    """Local metrics: means over each client's steps, then over the clients that did
+    not fail; NaN when there is none."""
 
 
 class RoundReport(NamedTuple):

@@ -226,6 +226,29 @@ class FederatedData:
         order = np.random.default_rng(seed).permutation(self.num_clients)
         return self._take(np.sort(order[count:])), self._take(np.sort(order[:count]))
 
+    def where(self, mask: Any) -> "FederatedData":
+        """Keeps the examples where `mask` holds; clients left without any are dropped.
+
+        Args:
+            mask: (num_examples,) bool, or the name of a bool array of the data, which
+                is then left out.
+        """
+        arrays = dict(self.arrays)
+        keep = np.asarray(arrays.pop(mask) if isinstance(mask, str) else mask)
+        if keep.dtype != bool or keep.shape != (self.num_examples,):
+            raise ValueError(
+                f"mask must be ({self.num_examples},) bool, got {keep.shape} "
+                f"{keep.dtype}; compare an array with a value to make one."
+            )
+        sizes = np.add.reduceat(keep, self.offsets[:-1], dtype=np.int64)
+        stay = sizes > 0
+        return FederatedData(
+            arrays={name: array[keep] for name, array in arrays.items()},
+            offsets=np.concatenate([[0], np.cumsum(sizes[stay])]),
+            client_ids=self.client_ids[stay],
+            columns={name: array[stay] for name, array in self.columns.items()},
+        )
+
     def statistics(self, label: str = "y") -> dict[str, Any]:
         """Returns exact facts about the clients, for simulations. Private.
 

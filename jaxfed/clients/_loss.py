@@ -1,0 +1,110 @@
+"""From a loss over a batch to a loss over its real rows, and the checks on both."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxfed import tree
+from jaxfed.typing import Batch, LossFunction, Metrics, Params
+
+Rows = dict[str, jax.Array]
+
+
+def over_real_rows(
+    loss_fn: LossFunction,
+) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]:
+    """Returns the mean of `loss_fn` over the real rows of a `Batch`.
+
+    The loss is taken row by row, each as a batch of one with a key of its own, and
+    averaged with weight zero for padding. That equals `loss_fn` on the real rows
+    alone for every loss that is a mean over rows. A padding row first becomes a copy
+    of a real one, so that whatever it held, NaN included, reaches neither the loss
+    nor its gradient.
+    """
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        first_real = jnp.argmax(batch.is_real)
+        spare = jax.tree.map(lambda a: a[first_real][None], batch.rows)
+        rows = tree.where_rows(batch.is_real, batch.rows, spare)
+        row_keys = jax.random.split(key, batch.is_real.shape[0])
+
+        def one(row: Rows, row_key: jax.Array) -> tuple[jax.Array, Metrics]:
+            return loss_fn(params, jax.tree.map(lambda a: a[None], row), row_key)
+
+        losses, metrics = jax.vmap(one)(rows, row_keys)
+        count = jnp.maximum(jnp.sum(batch.is_real), 1).astype(jnp.float32)
+
+        def mean(values: jax.Array) -> jax.Array:
+            kept = jnp.where(batch.is_real, values.astype(jnp.float32), 0.0)
+            return jnp.sum(kept) / count
+
+        return mean(losses), jax.tree.map(mean, metrics)
+
+    return loss
+
+
+def validate(
+    loss_fn: LossFunction, batch_size: int, params: Params, rows: dict[str, Any]
+) -> None:
+    """Checks, by tracing only, that a loss fits a model and the rows of the data.
+
+    Args:
+        loss_fn: `(params, batch, key) -> (loss, metrics)`.
+        batch_size: how many rows a batch has.
+        params: the model's parameters, as arrays or `jax.ShapeDtypeStruct`.
+        rows: one row's specification per array of the data.
+
+    Raises:
+        ValueError: the loss fails on such a batch, or does not return a scalar and a
+            dict of scalars.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype)
+        for name, row in rows.items()
+    }
+    shown = ", ".join(f"{name}: {_show(a)}" for name, a in batch.items())
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        result = jax.eval_shape(loss_fn, params, batch, key)
+    except Exception as error:
+        raise ValueError(
+            f"loss_fn fails on a batch of {{{shown}}}: {error}\nIt must accept "
+            "(params, batch, key); check the shapes and dtypes of model and data."
+        ) from error
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise ValueError(
+            f"loss_fn must return (loss, metrics), got {_kind(result)}; write "
+            "`return loss, {}`."
+        )
+    loss, metrics = result
+    if getattr(loss, "shape", None) != ():
+        raise ValueError(
+            f"the loss must be one number, got {_kind(loss)} for a batch of {{{shown}}}"
+            "; return its mean, for example loss.mean()."
+        )
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss must be floating-point, got {loss.dtype}; it is what is "
+            "differentiated."
+        )
+    if not isinstance(metrics, dict) or "loss" in metrics:
+        raise ValueError(
+            f"metrics must be a dict without the name 'loss', got {metrics!r}; the "
+            "loss itself is recorded anyway."
+        )
+    for name, value in metrics.items():
+        if getattr(value, "shape", None) != ():
+            raise ValueError(
+                f"metric {name!r} must be one number, got {_kind(value)}; return its "
+                "mean over the batch."
+            )
+
+
+def _kind(value: Any) -> str:
+    return _show(value) if hasattr(value, "shape") else type(value).__name__
+
+
+def _show(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}"

@@ -1,0 +1,208 @@
+"""The history of a run: what happened in each round, and how to read and save it."""
+
+import csv
+import dataclasses
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfed.typing import Params
+
+_BARS = "▁▂▃▄▅▆▇█"
+_BAR_COUNT = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One round, for people."""
+
+    round: int
+    """From 1."""
+    epsilon: float | None
+    """Spent after this round, as it would be; None while no delta is named."""
+    evaluation: dict[str, float]
+    """What `evaluate` returned; empty in rounds without evaluation. Private."""
+    private: dict[str, float]
+    """Exact cohort size, failures and mean local metrics. Private."""
+    seconds: float
+    """Wall time of the round, evaluation included."""
+
+    def row(self) -> dict[str, Any]:
+        """Returns one flat row for a table."""
+        parts = (("evaluation", self.evaluation), ("private", self.private))
+        flat = {f"{p}.{n}": v for p, values in parts for n, v in values.items()}
+        start = {"round": self.round, "epsilon": self.epsilon, "seconds": self.seconds}
+        return start | flat
+
+
+class History:
+    """The result of a run: final parameters, a record per round, and the guarantee.
+
+    Attributes:
+        params: the parameters after the last round.
+        state: the whole server state after the last round.
+        rounds: a `RoundRecord` for each round.
+        algorithm: the printed form of what was run.
+        statement: the guarantee in words.
+        delta: the delta of every epsilon, or None.
+        private: whether the values may be released. Always False for a simulation,
+            whose noise is reproducible and whose records are exact.
+    """
+
+    def __init__(
+        self, *, algorithm: str, statement: str, delta: float | None, params: Params
+    ):
+        self.algorithm = algorithm
+        self.statement = statement
+        self.delta = delta
+        self.params = params
+        self.state: Any = None
+        self.rounds: list[RoundRecord] = []
+
+    @property
+    def private(self) -> bool:
+        """False: nothing in a simulation's history may be released."""
+        return False
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon after the last round, as it would be; None without a delta."""
+        return self.rounds[-1].epsilon if self.rounds else None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all rounds."""
+        return sum(record.seconds for record in self.rounds)
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the rounds in which a value was recorded, and the values.
+
+        Args:
+            name: a name that `evaluate` returned, or a local metric such as `loss`.
+
+        Raises:
+            ValueError: no round recorded that name.
+        """
+        found = [
+            (record.round, values[name])
+            for record in self.rounds
+            for values in (record.evaluation, record.private)
+            if name in values
+        ]
+        if not found:
+            known = sorted(
+                {n for r in self.rounds for n in {**r.evaluation, **r.private}}
+            )
+            raise ValueError(
+                f"no round recorded {name!r}; known are {', '.join(known) or 'none'}."
+            )
+        rounds, values = zip(*found, strict=True)
+        return np.array(rounds), np.array(values)
+
+    def to_csv(self, path: Any) -> None:
+        """Writes one line per round. Simulated values are exact, hence private."""
+        rows = [record.row() for record in self.rounds]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def to_json(self, path: Any) -> None:
+        """Writes everything but the parameters; not-a-number becomes null."""
+        document = {
+            "private": self.private,
+            "algorithm": self.algorithm,
+            "statement": self.statement,
+            "epsilon": _json_number(self.epsilon),
+            "delta": self.delta,
+            "rounds": [
+                {name: _json_number(value) for name, value in record.row().items()}
+                for record in self.rounds
+            ],
+        }
+        text = json.dumps(document, indent=1, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def plot(self, *names: str) -> Any:
+        """Draws curves over rounds, epsilon below; needs the extra `plot`.
+
+        Args:
+            *names: what to draw; every evaluated name if not given.
+
+        Returns:
+            A matplotlib figure.
+        """
+        from jaxfed.engine import _plot
+
+        return _plot.history(self, names)
+
+    def __repr__(self) -> str:
+        num_rounds = len(self.rounds)
+        lines = [
+            f"History of {num_rounds} rounds in {self.seconds:.1f} s "
+            "(simulation: not private)",
+            f"  {self.algorithm}",
+            f"  {_budget(self.epsilon, self.delta)}",
+        ]
+        for name in self._names():
+            values = self.curve(name)[1]
+            lines.append(
+                f"  {name:<24} {values[0]:8.4f} -> {values[-1]:8.4f}  {_bars(values)}"
+            )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def _names(self) -> list[str]:
+        found = dict.fromkeys(n for r in self.rounds for n in r.evaluation)
+        local = dict.fromkeys(
+            n for r in self.rounds for n in r.private if not n.startswith("num_")
+        )
+        return [*found, *(n for n in local if n not in found)]
+
+    def _record(self, record: RoundRecord, state: Any, params: Params) -> None:
+        self.rounds.append(record)
+        self.state, self.params = state, params
+
+
+def _budget(epsilon: float | None, delta: float | None) -> str:
+    if epsilon is None:
+        return "epsilon unknown: name a delta, privacy.epsilon(rounds=..., delta=...)"
+    if math.isinf(epsilon):
+        return "no privacy guarantee: epsilon is infinite"
+    return f"epsilon {epsilon:.4g} at delta {delta:g}, as it would be"
+
+
+def _bars(values: np.ndarray) -> str:
+    """Draws values as a line of block characters, the lowest to the highest."""
+    if len(values) > _BAR_COUNT:
+        parts = np.array_split(values, _BAR_COUNT)
+        values = np.array([part[-1] for part in parts])
+    known = values[np.isfinite(values)]
+    if len(known) == 0:
+        return ""
+    low, span = known.min(), np.ptp(known) or 1.0
+    top = len(_BARS) - 1
+    return "".join(
+        _BARS[round((v - low) / span * top)] if np.isfinite(v) else " " for v in values
+    )
+
+
+def _json_number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def host_numbers(values: Any) -> dict[str, float]:
+    """Converts a mapping or named tuple of scalar arrays to Python floats."""
+    values = values if isinstance(values, dict) else values._asdict()
+    return {name: float(value) for name, value in jax.device_get(values).items()}

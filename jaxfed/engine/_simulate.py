@@ -1,0 +1,215 @@
+"""Simulation: a federated algorithm over simulated clients, fast and reproducible.
+
+A simulation is never private: its noise can be recomputed from the seed, and it shows
+exact values. Its epsilon is what a real run of the same mechanism would spend.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed import keys, tree
+from jaxfed.data import FederatedData
+from jaxfed.engine import _progress, _round
+from jaxfed.engine._history import History, RoundRecord, host_numbers
+from jaxfed.engine._planner import Planner
+from jaxfed.evaluation import Evaluation
+from jaxfed.typing import FederatedAlgorithm, Params
+
+Evaluate = Callable[[Params], dict[str, float]]
+Callback = Callable[[History], bool | None]
+
+
+def simulate(
+    algorithm: FederatedAlgorithm,
+    data: FederatedData,
+    *,
+    params: Params,
+    rounds: int,
+    seed: int,
+    evaluate: Evaluate | Sequence[Evaluate] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> History:
+    """Runs an algorithm on simulated clients.
+
+    The same arguments give the same history, bit for bit, on the same machine.
+
+    Args:
+        algorithm: what to run, for example `algorithms.fedavg(...)`.
+        data: the clients; as many as the algorithm's sampler counts.
+        params: the initial parameters, a pytree of floating-point arrays.
+        rounds: how many rounds, >= 1.
+        seed: an integer, 0 <= seed < 2**64.
+        evaluate: `evaluation.central(...)`, `evaluation.federated(...)`, any function
+            `params -> {name: number}`, or several of them.
+        callbacks: functions of the history so far, called after each round; one that
+            returns True ends the run.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The history, whose `private` is False.
+
+    Raises:
+        ValueError: an argument is out of range, or model, loss and data do not fit.
+        RuntimeError: every client of a cohort failed.
+    """
+    check.instance(
+        FederatedAlgorithm,
+        "pass for example algorithms.fedavg(...)",
+        algorithm=algorithm,
+    )
+    check.instance(
+        FederatedData, "build one with FederatedData.from_clients", data=data
+    )
+    check.positive_integer(rounds=rounds)
+    root = keys.simulated(seed)
+    evaluations = _evaluations(evaluate)
+    for callback in callbacks:
+        check.function("write (history) -> bool", callback=callback)
+    privacy = algorithm.aggregator
+    if privacy.sampling.population != data.num_clients:
+        raise ValueError(
+            f"the sampler counts {privacy.sampling.population} clients but data has "
+            f"{data.num_clients}; set population=data.num_clients."
+        )
+    params = _checked_params(params)
+    arrays = _device_arrays(data)
+    rows = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
+    algorithm.local.validate(params, rows)
+    history = History(
+        algorithm=repr(algorithm),
+        statement=privacy.statement(),
+        delta=privacy.delta,
+        params=params,
+    )
+    run = _Run(algorithm, data, arrays, params, root)
+    epsilons = privacy.epsilon_curve(rounds)
+    with _progress.bar(rounds, show=progress) as report:
+        for index in range(rounds):
+            start = time.perf_counter()
+            private = run.one_round(index)
+            current = algorithm.broadcast(run.state.server).params
+            is_last = index == rounds - 1
+            record = RoundRecord(
+                round=index + 1,
+                epsilon=None if epsilons is None else float(epsilons[index]),
+                evaluation=_evaluated(evaluations, current, index + 1, is_last),
+                private=private,
+                seconds=time.perf_counter() - start,
+            )
+            history._record(record, run.state.server, current)
+            report(record)
+            wishes = [callback(history) for callback in callbacks]  # all of them run
+            if True in wishes:
+                break
+    return history
+
+
+class _Run:
+    """The moving parts of one simulation."""
+
+    def __init__(
+        self,
+        algorithm: FederatedAlgorithm,
+        data: FederatedData,
+        arrays: dict[str, jax.Array],
+        params: Params,
+        root: jax.Array,
+    ):
+        self._sampling = algorithm.aggregator.sampling
+        max_clients = self._sampling.max_clients
+        self._planner = Planner(
+            data,
+            algorithm.local.batching,
+            max_clients=max_clients,
+            lanes=_round.choose_lanes(params, max_clients),
+        )
+        self._arrays, self._root = arrays, root
+        self._step = _round.compiled_round(algorithm)
+        self.state = _round.init_state(algorithm, params, data.num_clients)
+
+    def one_round(self, index: int) -> dict[str, float]:
+        """Draws a cohort, runs it, and returns the private facts of the round."""
+        cohort = self._planner.plan(
+            self._sampling.draw(key=self._key(keys.Purpose.SAMPLING, index)),
+            keys.host_words(self._key(keys.Purpose.SHUFFLING, index), 1)[0],
+        )
+        self.state, report = self._step(
+            self.state, cohort, self._arrays, np.int32(index), key=self._root
+        )
+        private = report.private
+        num_clients, num_failed = int(private.num_clients), int(private.num_failed)
+        if num_clients > 0 and num_failed == num_clients:
+            raise RuntimeError(
+                f"every client of round {index + 1} failed: all {num_clients} updates "
+                "hold NaN or infinity; lower the local learning rate, or look for "
+                "extreme values in the data."
+            )
+        counts = {"num_clients": num_clients, "num_failed": num_failed}
+        return counts | host_numbers(private.metrics)
+
+    def _key(self, purpose: keys.Purpose, index: int) -> jax.Array:
+        return keys.for_round(keys.for_purpose(self._root, purpose), index)
+
+
+def _evaluations(evaluate: Any) -> list[Evaluate]:
+    if evaluate is None:
+        return []
+    several = evaluate if isinstance(evaluate, list | tuple) else [evaluate]
+    for one in several:
+        check.function("pass evaluation.central(...)", evaluate=one)
+    return list(several)
+
+
+def _evaluated(
+    evaluations: list[Evaluate], params: Params, number: int, is_last: bool
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for evaluation in evaluations:
+        every = evaluation.every if isinstance(evaluation, Evaluation) else 1
+        if is_last or number % every == 0:
+            found |= {n: float(v) for n, v in evaluation(params).items()}
+    return found
+
+
+def _checked_params(params: Params) -> Params:
+    if not jax.tree.leaves(params):
+        raise ValueError("params has no arrays; initialise the model first.")
+
+    def check_leaf(name: str, leaf: Any) -> None:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            kind = type(leaf).__name__ if dtype is None else dtype
+            raise ValueError(
+                f"parameter {name!r} must be a floating-point array, got {kind}; "
+                "keep counters and other integers out of params."
+            )
+        if not np.isfinite(np.asarray(leaf, np.float64)).all():
+            raise ValueError(
+                f"parameter {name!r} holds NaN or infinity; initialise the model anew."
+            )
+
+    tree.map_with_names(check_leaf, params)
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _device_arrays(data: FederatedData) -> dict[str, jax.Array]:
+    """Puts the arrays on the device, in the widths that JAX has enabled."""
+    arrays = {}
+    for name, array in data.arrays.items():
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        if dtype.kind in "iu" and array.size:
+            limits = np.iinfo(dtype)
+            if array.min() < limits.min or array.max() > limits.max:
+                raise ValueError(
+                    f"array {name!r} holds integers outside {dtype}; renumber them or "
+                    "enable 64-bit JAX."
+                )
+        arrays[name] = jnp.asarray(np.asarray(array, dtype))
+    return arrays

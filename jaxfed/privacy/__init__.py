@@ -1,0 +1,17 @@
+"""Privacy: the one value from which every claimed epsilon comes.
+
+A `Privacy` object binds sampler, clip and noise. It does the clipping and the noising
+inside a round, and it alone derives sensitivity, event, epsilon and the statement:
+nobody can pass any of these in.
+"""
+
+from jaxfed.privacy._base import Privacy as Privacy
+from jaxfed.privacy._central import Central as Central
+from jaxfed.privacy._central import central as central
+from jaxfed.privacy._none import NoPrivacy as NoPrivacy
+from jaxfed.privacy._none import none as none
+
+
+def from_json(text: str) -> Privacy:
+    """Rebuilds a privacy object from what its `to_json()` wrote."""
+    return Privacy.from_json(text)

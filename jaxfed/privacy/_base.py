@@ -1,0 +1,64 @@
+"""What every privacy object can be asked."""
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxfed._config import Configuration
+from jaxfed.sampling import Sampler
+from jaxfed.typing import ClientResult, Params, PyTree, Released
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Privacy(Configuration, abc.ABC):
+    """An `Aggregator` that says what it guarantees.
+
+    Subclasses are frozen keyword-only dataclasses with a `sampling` field.
+    """
+
+    sampling: Sampler
+    delta: float | None = None
+
+    @abc.abstractmethod
+    def init(self, params: Params) -> PyTree:
+        """Returns the aggregator's state before the first round."""
+
+    @abc.abstractmethod
+    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
+        """Turns one client's result into what is summed; non-finite ones into zero."""
+
+    @abc.abstractmethod
+    def release(
+        self, state: PyTree, total: PyTree, *, key: jax.Array
+    ) -> tuple[PyTree, Released]:
+        """Turns the sum into a mean update that may leave the round."""
+
+    @abc.abstractmethod
+    def event(self, rounds: int) -> "DpEvent":
+        """Returns the dp-accounting event of that many rounds."""
+
+    @abc.abstractmethod
+    def epsilon(
+        self, *, rounds: int | None = None, delta: float | None = None
+    ) -> float:
+        """Returns an upper bound of epsilon after `rounds` rounds."""
+
+    @abc.abstractmethod
+    def epsilon_curve(self, rounds: int) -> np.ndarray | None:
+        """Returns epsilon after each round, or None while no delta is named."""
+
+    @abc.abstractmethod
+    def statement(self) -> str:
+        """Returns the guarantee in words, with what it does not cover."""
+
+    def plot_tradeoff(self, **options: Any) -> Any:
+        """Draws epsilon against rounds and noise; needs the extra `plot`."""
+        from jaxfed.privacy import _plot
+
+        return _plot.tradeoff(self, **options)

@@ -1,0 +1,98 @@
+"""No privacy, said aloud: the plain weighted mean.
+
+McMahan et al. 2017, arXiv:1602.05629, algorithm 1, line "w_{t+1}".
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed import tree
+from jaxfed.privacy._base import Privacy
+from jaxfed.sampling import Sampler
+from jaxfed.typing import ClientResult, Params, PyTree, Released
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPrivacy(Privacy):
+    """A mean over clients without clip and without noise. Gives no guarantee.
+
+    Args:
+        sampling: which clients take part in a round.
+        weighting: `"examples"` weighs each client by how many examples it owns, as
+            federated averaging does; `"clients"` weighs all alike.
+    """
+
+    sampling: Sampler
+    delta: None = dataclasses.field(default=None, init=False, repr=False)
+    weighting: str = "examples"
+
+    def __post_init__(self) -> None:
+        check.instance(
+            Sampler,
+            "pass for example sampling.Full(population=...)",
+            sampling=self.sampling,
+        )
+        check.one_of(("examples", "clients"), weighting=self.weighting)
+
+    def init(self, params: Params) -> PyTree:
+        """Returns `()`: there is no state."""
+        del params
+        return ()
+
+    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
+        """Returns weight times update, and the weight; zeros where not finite."""
+        del state, key
+        weight = result.weight if self.weighting == "examples" else jnp.float32(1)
+        update = tree.astype(result.update, jnp.float32)
+        ok = tree.is_finite(update)
+        weighted = {"update": tree.scale(update, weight), "weight": weight}
+        return tree.where(ok, weighted, tree.zeros_like(weighted))
+
+    def release(
+        self, state: PyTree, total: PyTree, *, key: jax.Array
+    ) -> tuple[PyTree, Released]:
+        """Returns the weighted mean; zero for an empty cohort."""
+        del key
+        weight = total["weight"]
+        safe = jnp.where(weight > 0, weight, 1.0)
+        return state, Released(value=tree.scale(total["update"], 1.0 / safe))
+
+    def event(self, rounds: int) -> "DpEvent":
+        """Returns the event that no accountant gives a finite epsilon."""
+        from dp_accounting import NonPrivateDpEvent
+
+        check.positive_integer(rounds=rounds)
+        return NonPrivateDpEvent()
+
+    def epsilon(
+        self, *, rounds: int | None = None, delta: float | None = None
+    ) -> float:
+        """Returns infinity."""
+        del rounds, delta
+        return math.inf
+
+    def epsilon_curve(self, rounds: int) -> np.ndarray:
+        """Returns infinity for every round."""
+        return np.full(rounds, math.inf)
+
+    def statement(self) -> str:
+        """Says that there is no guarantee."""
+        return (
+            "No privacy guarantee. Updates are neither clipped nor noised: every "
+            "release may reveal any client's data (epsilon is infinite). "
+            f"Participation: {self.sampling.describe()}."
+        )
+
+
+def none(*, sampling: Sampler, weighting: str = "examples") -> NoPrivacy:
+    """Returns an aggregator without any privacy guarantee; see `NoPrivacy`."""
+    return NoPrivacy(sampling=sampling, weighting=weighting)
