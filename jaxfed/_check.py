@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import numpy as np
 
 
 def _only(named: dict[str, Any]) -> tuple[str, Any]:
@@ -27,14 +26,16 @@ def _remedy(text: str) -> str:
 def real(remedy: str = "", **named: Any) -> float:
     """Checks for a finite real number (a Python or NumPy scalar); returns a float."""
     name, value = _only(named)
-    is_number = isinstance(value, numbers.Real | np.number) and not isinstance(
-        value, bool | np.bool_
-    )
-    if not is_number or not math.isfinite(value):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(
             f"{name} must be a finite number, got {value!r}{_remedy(remedy)}."
         )
-    return float(value)
+    return number
 
 
 def positive(remedy: str = "", **named: Any) -> float:
@@ -82,6 +83,18 @@ def positive_integer(remedy: str = "", **named: Any) -> int:
     return int(value)
 
 
+def seed(**named: Any) -> int:
+    """Checks for an integer that 64 bits hold; returns an int."""
+    name, value = _only(named)
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not 0 <= value < 2**64:
+        raise ValueError(
+            f"{name} must be an integer with 0 <= {name} < 2**64, got {value!r}; "
+            f"pass for example {name}=0."
+        )
+    return int(value)
+
+
 def key(**named: Any) -> jax.Array:
     """Checks for one typed PRNG key; integers and raw `uint32` arrays are refused."""
     name, value = _only(named)
@@ -104,10 +117,9 @@ def one_of(allowed: Iterable[str], **named: Any) -> str:
     name, value = _only(named)
     allowed = tuple(allowed)
     if value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            f"{_remedy(nearest(value, allowed))}."
-        )
+        words = ", ".join(map(repr, allowed))
+        hint = nearest(value, allowed) or "pass one of these words."
+        raise ValueError(f"{name} must be one of {words}, got {value!r}; {hint}")
     return value
 
 

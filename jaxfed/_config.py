@@ -6,8 +6,11 @@ configurations; private data arrives only as method arguments.
 """
 
 import dataclasses
+import inspect
 import json
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from jaxfed import _check as check
 
@@ -38,14 +41,20 @@ class Configuration:
 
         Raises:
             ValueError: for an unknown kind, or a kind other than this class.
+            TypeError: a field is missing or unknown.
         """
+        check.instance(dict, "pass what to_dict() returned", values=values)
         kind = values.get("kind")
-        known = Configuration._kinds.get(str(kind))
-        if known is None or not issubclass(known, cls):
-            allowed = sorted(n for n, k in cls._kinds.items() if issubclass(k, cls))
+        allowed = {
+            name: known
+            for name, known in Configuration._kinds.items()
+            if issubclass(known, cls) and not inspect.isabstract(known)
+        }
+        known = allowed.get(str(kind))
+        if known is None:
             raise ValueError(
-                f"kind must be one of {', '.join(allowed)}, got {kind!r}; was it "
-                "written by a newer version of jaxfed?"
+                f"kind must be one of {', '.join(sorted(allowed))}, got {kind!r}; was "
+                "it written by a newer version of jaxfed?"
             )
         fields = {k: _value(v) for k, v in values.items() if k != "kind"}
         return known(**fields)
@@ -53,12 +62,19 @@ class Configuration:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Rebuilds what `to_json` wrote."""
-        return cls.from_dict(
-            check.instance(dict, "pass a JSON object", value=json.loads(text))
-        )
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"text must be JSON, got {text[:40]!r} ({error}); pass what to_json() "
+                "returned, not a path."
+            ) from error
+        return cls.from_dict(values)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
     return value.to_dict() if isinstance(value, Configuration) else value
 
 

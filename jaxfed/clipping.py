@@ -17,9 +17,11 @@ from jaxfed.typing import PyTree
 # The computed norm is within 2**-12.8 of the true one (see `tree.sum_of_squares`); a
 # limit 2**-11 below the bound leaves room for that and for the scaling's rounding.
 _HEADROOM = 1.0 - 2.0**-11
-# Below this magnitude an update is passed on as it is: squares would underflow, and
-# its norm is far under any bound that `Fixed` accepts.
-_TINY = 2.0**-100
+# Squares of updates outside 2**-40 .. 2**40 could overflow or underflow: those are
+# first multiplied by a power of two, which is exact. (Dividing by the largest value
+# is not safe: compilers multiply by its reciprocal, which above 2**126 flushes to 0.)
+_ORDINARY = 2.0**40
+_RESCALE = 2.0**80
 
 
 class Clipped(NamedTuple):
@@ -48,7 +50,7 @@ class Fixed(Configuration):
     | zero | zero |
 
     Args:
-        norm: the bound, in the units of the parameters; between 1e-20 and 1e20.
+        norm: the bound, in the units of the parameters; between 1e-12 and 1e12.
     """
 
     norm: float
@@ -56,22 +58,28 @@ class Fixed(Configuration):
     def __post_init__(self) -> None:
         remedy = "typical model updates have norms between 0.01 and 10"
         norm = check.positive(remedy, norm=self.norm)
-        if not 1e-20 <= norm <= 1e20:
-            raise ValueError(f"norm must be in [1e-20, 1e20], got {norm}; {remedy}.")
+        if not 1e-12 <= norm <= 1e12:
+            raise ValueError(f"norm must be in [1e-12, 1e12], got {norm}; {remedy}.")
         object.__setattr__(self, "norm", norm)
 
     def clip(self, update: PyTree) -> Clipped:
         """Bounds one client's update (a pytree of floating-point leaves)."""
         peak = tree.maximum_magnitude(update)
         is_finite = jnp.isfinite(peak)
-        safe_peak = jnp.where(is_finite, jnp.maximum(peak, _TINY), 1.0)
         values = jax.tree.map(
             lambda a: jnp.where(is_finite, a.astype(jnp.float32), 0.0), update
         )
-        unit = jax.tree.map(lambda a: a / safe_peak, values)
-        length = jnp.sqrt(tree.sum_of_squares(unit))  # the norm is safe_peak * length
+        unit = jnp.where(
+            peak > _ORDINARY,
+            1 / _RESCALE,
+            jnp.where(peak < 1 / _ORDINARY, _RESCALE, 1.0),
+        ).astype(jnp.float32)
+        scaled = tree.scale(values, unit)
+        length = jnp.sqrt(tree.sum_of_squares(scaled))  # the norm in this unit
         limit = jnp.float32(self.norm * _HEADROOM)
-        fits = safe_peak * length <= limit
-        shrink = jnp.where(fits, 1.0, limit / jnp.maximum(length, 1.0))
-        value = jax.tree.map(lambda a, u: jnp.where(fits, a, u * shrink), values, unit)
+        fits = length <= limit * unit
+        shrink = limit / jnp.where(fits, 1.0, length)
+        value = jax.tree.map(
+            lambda a, b: jnp.where(fits, a, b * shrink), values, scaled
+        )
         return Clipped(value, is_finite)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
-from jaxfed.metrics import Metric
+from jaxfed.metrics import Metric, aligned
 from jaxfed.typing import Params
 
 Predict = Callable[[Params, dict[str, jax.Array]], jax.Array]
@@ -124,9 +124,7 @@ def per_client(
     """Returns a metric for each client, (num_clients,) float64. Private."""
     targets = np.asarray(data.arrays[labels])
     if isinstance(metric, Metric) and metric.per_row is not None:
-        if outputs.ndim == 2 and outputs.shape[1] == 1:
-            outputs = outputs[:, 0]
-        rows = metric.per_row(outputs, targets)
+        rows = metric.per_row(*aligned(outputs, targets))
         return np.add.reduceat(rows, data.offsets[:-1]) / data.client_sizes
     bounds = zip(data.offsets[:-1], data.offsets[1:], strict=True)
     return np.array([float(metric(outputs[a:b], targets[a:b])) for a, b in bounds])
@@ -169,11 +167,9 @@ class _Predictor:
         parts = []
         for start in range(0, self._rows, block):
             stop = min(start + block, self._rows)
-            first = max(
-                0, stop - block
-            )  # the last block overlaps: one shape, one trace
+            first = stop - block  # the last block overlaps: one shape, one trace
             rows = {n: np.asarray(a[first:stop]) for n, a in self._arrays.items()}
-            outputs = np.asarray(self._predict(params, rows), np.float64)
+            outputs = np.asarray(self._outputs(params, rows), np.float64)
             if outputs.shape[:1] != (block,):
                 raise ValueError(
                     f"predict must return one row of outputs per row, got shape "
@@ -181,6 +177,16 @@ class _Predictor:
                 )
             parts.append(outputs[start - first :])
         return np.concatenate(parts)
+
+    def _outputs(self, params: Params, rows: dict[str, np.ndarray]) -> jax.Array:
+        try:
+            return self._predict(params, rows)
+        except Exception as error:
+            shown = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in rows.items())
+            raise ValueError(
+                f"predict fails on rows of {{{shown}}}: {error}\nIt must accept "
+                "(params, rows); check the names and shapes of model and data."
+            ) from error
 
 
 def _require(
@@ -196,4 +202,10 @@ def _require(
         raise ValueError(
             f"labels must be one of the arrays {sorted(arrays)}, got {labels!r}; name "
             "the array that holds them."
+        )
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise ValueError(
+            f"arrays must have one length of at least 1, got {lengths}; give every "
+            "example one row in each array."
         )

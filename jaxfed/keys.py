@@ -9,11 +9,12 @@ Keys are typed JAX keys (`jax.random.key`); there is no default key.
 """
 
 import enum
-import numbers
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxfed import _check as check
 from jaxfed.typing import PyTree
@@ -50,19 +51,14 @@ def simulated(seed: int) -> jax.Array:
     Raises:
         ValueError: the seed is not such an integer.
     """
-    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not is_integer or not 0 <= seed < 2**64:
-        raise ValueError(
-            f"seed must be an integer with 0 <= seed < 2**64, got {seed!r}; "
-            "pass for example seed=0."
-        )
+    seed = check.seed(seed=seed)
     words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
 def for_purpose(key: jax.Array, purpose: Purpose) -> jax.Array:
     """Returns the branch of `key` for one purpose."""
-    return _fold(check.key(key=key), _PURPOSE, int(purpose))
+    return _fold(key, _PURPOSE, int(purpose))
 
 
 def for_round(key: jax.Array, round_index: jax.Array | int) -> jax.Array:
@@ -88,6 +84,7 @@ def tree_like(key: jax.Array, tree: PyTree) -> PyTree:
 
 def host_words(key: jax.Array, count: int) -> np.ndarray:
     """Draws `count` uint64 words from `key` for use by NumPy."""
+    check.key(key=key)
     bits = np.asarray(jax.random.bits(key, (count, 2), jnp.uint32)).astype(np.uint64)
     return (bits[:, 0] << np.uint64(32)) | bits[:, 1]
 
@@ -101,10 +98,21 @@ def host_generator(key: jax.Array) -> np.random.Generator:
 
 
 def _fold(key: jax.Array, step: int, index: jax.Array | int) -> jax.Array:
-    if isinstance(index, numbers.Integral) and not 0 <= index < 1 << _INDEX_BITS:
+    check.key(key=key)
+    if not _is_index(index):
         raise ValueError(
-            f"a round, client or leaf number must be in [0, 2**30), got {index}; "
-            "number clients from 0."
+            "a round, client or leaf number must be an integer in [0, 2**30), got "
+            f"{index}; number clients from 0."
         )
     tag = np.uint32(step << _INDEX_BITS)
     return jax.random.fold_in(key, jnp.asarray(index).astype(jnp.uint32) | tag)
+
+
+def _is_index(index: jax.Array | int) -> bool:
+    """Checks the range of a number that is known now, and the type of any other."""
+    if isinstance(index, Tracer):
+        return jnp.issubdtype(index.dtype, jnp.integer)
+    try:
+        return 0 <= operator.index(index) < 1 << _INDEX_BITS
+    except TypeError:
+        return False

@@ -21,23 +21,36 @@ class Metric:
     """(n,) float64 whose mean is the measure, or None."""
     higher_is_better: bool = True
 
+    def __post_init__(self) -> None:
+        if (self.whole is None) == (self.per_row is None):
+            given = "neither" if self.whole is None else "both"
+            raise ValueError(
+                f"exactly one of whole and per_row must be given, got {given}; pass "
+                "per_row for a mean over rows."
+            )
+
     def __call__(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         """Returns the measure of all rows together."""
-        outputs, labels = _aligned(outputs, labels)
+        outputs, labels = aligned(outputs, labels)
         if self.per_row is not None:
             return float(np.mean(self.per_row(outputs, labels)))
         assert self.whole is not None
         return float(self.whole(outputs, labels))
 
 
-def _aligned(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def aligned(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns outputs, (n,) or (n, classes) float64, and labels, (n,).
+
+    Raises:
+        ValueError: their shapes do not match, or there are no rows.
+    """
     outputs = np.asarray(outputs, np.float64)
     labels = np.asarray(labels)
     if outputs.ndim == 2 and outputs.shape[1] == 1:
         outputs = outputs[:, 0]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if len(outputs) != len(labels) or labels.ndim != 1 or outputs.ndim > 2:
+    if outputs.ndim not in (1, 2) or labels.shape != outputs.shape[:1]:
         raise ValueError(
             f"outputs of shape {outputs.shape} do not match labels of shape "
             f"{labels.shape}; give one row of outputs and one label per example."
@@ -48,16 +61,22 @@ def _aligned(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _correct(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    guess = outputs.argmax(axis=1) if outputs.ndim == 2 else outputs > 0
-    return (guess == labels).astype(np.float64)
+    _check_classes(outputs, labels)
+    if outputs.ndim == 1:
+        right = (outputs > 0) == (labels == 1)
+        return (right & ~np.isnan(outputs)).astype(np.float64)
+    right = outputs.argmax(axis=1) == labels
+    return (right & ~np.isnan(outputs).any(axis=1)).astype(np.float64)
 
 
 def _negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if outputs.ndim == 1:
-        return np.logaddexp(0.0, np.where(labels == 1, -outputs, outputs))
-    top = outputs.max(axis=1, keepdims=True)
-    total = top[:, 0] + np.log(np.exp(outputs - top).sum(axis=1))
-    return total - outputs[np.arange(len(labels)), labels.astype(np.int64)]
+    _check_classes(outputs, labels)
+    with np.errstate(invalid="ignore"):  # NaN outputs give NaN, without a warning
+        if outputs.ndim == 1:
+            return np.logaddexp(0.0, np.where(labels == 1, -outputs, outputs))
+        top = outputs.max(axis=1, keepdims=True)
+        total = top[:, 0] + np.log(np.exp(outputs - top).sum(axis=1))
+        return total - outputs[np.arange(len(labels)), labels.astype(np.int64)]
 
 
 def _area_under_curve(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -66,6 +85,7 @@ def _area_under_curve(outputs: np.ndarray, labels: np.ndarray) -> float:
             f"auc needs one score per row, got outputs of shape {outputs.shape}; use "
             "it for two classes only."
         )
+    _check_classes(outputs, labels)
     positive = labels == 1
     num_positive, num_negative = positive.sum(), (~positive).sum()
     if num_positive == 0 or num_negative == 0 or np.isnan(outputs).any():
@@ -76,8 +96,20 @@ def _area_under_curve(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(above / (num_positive * num_negative))
 
 
+def _check_classes(outputs: np.ndarray, labels: np.ndarray) -> None:
+    count = 2 if outputs.ndim == 1 else outputs.shape[1]
+    bad = ~np.isin(labels, np.arange(count))
+    if bad.any():
+        raise ValueError(
+            f"labels must be whole numbers from 0 to {count - 1}, got "
+            f"{labels[bad][0].item()!r}; renumber the classes from 0."
+        )
+
+
 accuracy = Metric(name="accuracy", per_row=_correct)
 """The share of rows whose largest output (or the sign of the only one) is right.
+
+A row whose outputs hold NaN is wrong.
 
 >>> accuracy(np.array([2.0, -1.0, 0.5]), np.array([1, 0, 0])).__round__(3)
 0.667

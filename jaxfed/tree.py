@@ -83,8 +83,8 @@ def sum_of_squares(tree: PyTree) -> jax.Array:
     leaves: at most 2**-11.9. A barrier between levels keeps the compiler from
     merging them into one long sum, which would void the bound.
 
-    The caller keeps the terms in range: values of at most 1 in magnitude neither
-    overflow nor, beyond 2**-126 a term, lose anything.
+    The caller keeps the terms in range: with the largest magnitude between 2**-40 and
+    2**48, no sum overflows and what underflows is below the error.
     """
     parts = [_blocked_sum(jnp.square(_float32(a))) for a in jax.tree.leaves(tree)]
     return _blocked_sum(jnp.stack(parts)) if parts else jnp.zeros((), jnp.float32)

@@ -5,6 +5,7 @@ array, so that a million clients cost one integer each and a cohort is a gather.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,15 @@ class FederatedData:
 
     def __post_init__(self) -> None:
         check.instance(Mapping, 'pass {"x": array, "y": array}', arrays=self.arrays)
-        object.__setattr__(self, "arrays", dict(self.arrays))
-        object.__setattr__(self, "columns", dict(self.columns))
+        check.instance(
+            Mapping, "pass {name: one value per client}", columns=self.columns
+        )
+        arrays = {n: _rows(a, f"array {n!r}") for n, a in self.arrays.items()}
+        columns = {n: _rows(c, f"column {n!r}") for n, c in self.columns.items()}
+        object.__setattr__(self, "arrays", arrays)
+        object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "offsets", np.asarray(self.offsets, np.int64))
-        object.__setattr__(self, "client_ids", np.asarray(self.client_ids))
+        object.__setattr__(self, "client_ids", _ids(self.client_ids, "client_ids"))
         _validate(self)
 
     @classmethod
@@ -81,7 +87,7 @@ class FederatedData:
         return cls(
             arrays={n: _concatenate(n, p, list(clients)) for n, p in parts.items()},
             offsets=np.concatenate([[0], np.cumsum(sizes)]),
-            client_ids=np.array(list(clients)),
+            client_ids=_ids(list(clients), "client_ids"),
             columns=columns or {},
         )
 
@@ -95,17 +101,7 @@ class FederatedData:
                 not be sorted; each client keeps its rows in their given order.
         """
         check.instance(Mapping, 'pass {"x": array, "y": array}', arrays=arrays)
-        owner = _rows(client, "client")
-        if owner.ndim != 1:
-            raise ValueError(
-                f"client must hold one id per row, got shape {owner.shape}; pass a "
-                "one-dimensional array."
-            )
-        if owner.dtype.kind == "f":
-            raise ValueError(
-                "client must hold integers or strings, got floating-point ids "
-                f"({owner.dtype}); convert them with .astype(int) once none is NaN."
-            )
+        owner = _ids(client, "client")
         rows = {n: _rows(a, f"array {n!r}") for n, a in arrays.items()}
         lengths = {n: len(a) for n, a in rows.items()} | {"client": len(owner)}
         if len(set(lengths.values())) > 1:
@@ -118,9 +114,8 @@ class FederatedData:
         ids, index, sizes = np.unique(owner, return_inverse=True, return_counts=True)
         order = np.argsort(index.reshape(-1), kind="stable")
         if np.array_equal(order, np.arange(len(order))):
-            order = slice(
-                None
-            )  # already grouped: keep memory-mapped leaves as they are
+            # already grouped: keep memory-mapped leaves as they are
+            order = slice(None)
         return cls(
             arrays={n: a[order] for n, a in rows.items()},
             offsets=np.concatenate([[0], np.cumsum(sizes)]),
@@ -215,13 +210,14 @@ class FederatedData:
             test: the share of clients to hold out, strictly between 0 and 1.
             seed: an integer; the same seed gives the same split.
         """
-        check.open_probability(test=test)
+        check.open_probability("0.2 holds out one client in five", test=test)
+        check.seed(seed=seed)
         count = round(test * self.num_clients)
         if not 0 < count < self.num_clients:
             raise ValueError(
                 f"test={test} of {self.num_clients} clients leaves "
-                f"{self.num_clients - count} to train on and {count} to test on; "
-                "both need at least one."
+                f"{self.num_clients - count} to train on and {count} to test on, and "
+                "both need at least one; pass another share or more clients."
             )
         order = np.random.default_rng(seed).permutation(self.num_clients)
         return self._take(np.sort(order[count:])), self._take(np.sort(order[:count]))
@@ -234,6 +230,8 @@ class FederatedData:
                 is then left out.
         """
         arrays = dict(self.arrays)
+        if isinstance(mask, str):
+            check.one_of(arrays, mask=mask)
         keep = np.asarray(arrays.pop(mask) if isinstance(mask, str) else mask)
         if keep.dtype != bool or keep.shape != (self.num_examples,):
             raise ValueError(
@@ -289,17 +287,23 @@ class FederatedData:
         )
 
     def _positions(self, client_ids: Iterable[Any]) -> np.ndarray:
+        if isinstance(client_ids, str) or not isinstance(client_ids, Iterable):
+            raise TypeError(
+                f"client_ids must be a list of ids, got {client_ids!r}; pass "
+                f"[{client_ids!r}]."
+            )
         wanted = list(client_ids)
         order = np.argsort(self.client_ids, kind="stable")
         known = self.client_ids[order]
+        kind = str if known.dtype.kind == "U" else numbers.Real
         found = []
         for client in wanted:
-            same_kind = isinstance(client, str) == (known.dtype.kind in "US")
+            same_kind = isinstance(client, kind)
             i = int(np.searchsorted(known, client)) if same_kind else len(known)
             if i == len(known) or known[i] != client:
                 raise ValueError(
-                    f"there is no client {client!r}; ids look like "
-                    f"{self.client_ids[0]!r} (see data.client_ids)."
+                    f"there is no client {_shown(client)}; ids look like "
+                    f"{_shown(self.client_ids[0])} (see data.client_ids)."
                 )
             found.append(order[i])
         return np.array(found, np.int64)
@@ -336,13 +340,48 @@ def _array_names(clients: Mapping[Any, Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(values: Any, name: str) -> np.ndarray:
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} cannot become an array: {error}; give all rows one shape."
+        ) from error
     if array.ndim == 0:
         raise ValueError(
             f"{name} must have one row per example, got a single value; wrap it in "
             "a list."
         )
     return array
+
+
+def _ids(values: Any, name: str) -> np.ndarray:
+    """Returns client ids as a vector of integers or of strings."""
+    is_typed = hasattr(values, "dtype")
+    array = _rows(np.asarray(values) if is_typed else np.asarray(values, object), name)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must hold one id each, got shape {array.shape}; pass a "
+            "one-dimensional array."
+        )
+    if array.dtype.kind == "O":
+        kinds = sorted({type(value).__name__ for value in array})
+        if all(isinstance(value, str) for value in array):
+            array = array.astype(str)
+        elif all(isinstance(value, numbers.Integral) for value in array):
+            array = np.array(array.tolist())
+    else:
+        kinds = [str(array.dtype)]
+    if array.dtype.kind not in "iuU":
+        raise ValueError(
+            f"{name} must hold integers or strings, got {' and '.join(kinds)}; convert "
+            "them, for example with .astype(int) once none is missing."
+        )
+    return array
+
+
+def _shown(client_id: Any) -> str:
+    """Returns an id as its owner would write it: 'a', not np.str_('a')."""
+    return repr(client_id.item() if isinstance(client_id, np.generic) else client_id)
 
 
 def _concatenate(name: str, parts: list[np.ndarray], ids: list[Any]) -> np.ndarray:
@@ -375,14 +414,14 @@ def _validate(data: FederatedData) -> None:
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) != len(ids):
         raise ValueError(
-            f"client id {unique[counts > 1][0]!r} occurs more than once; merge its "
-            "rows or give it two ids."
+            f"client id {_shown(unique[counts > 1][0])} occurs more than once; merge "
+            "its rows or give it two ids."
         )
     sizes = np.diff(offsets)
     if (sizes <= 0).any():
         raise ValueError(
-            f"client {ids[sizes <= 0][0]!r} has no examples; leave it out or give it "
-            "at least one row."
+            f"client {_shown(ids[sizes <= 0][0])} has no examples; leave it out or "
+            "give it at least one row."
         )
     for name, column in data.columns.items():
         if len(column) != len(ids):
@@ -401,22 +440,25 @@ def _validate_array(name: str, array: np.ndarray, data: FederatedData) -> None:
             f"array {name!r} has {len(array)} rows but the clients own {total}; give "
             "every example one row in each array."
         )
-    # kind "V" covers bfloat16 and other extension floats, which JAX understands
-    if array.dtype.kind not in _ALLOWED_KINDS and array.dtype.kind != "V":
+    # bfloat16 and its like, which JAX understands; structured rows it does not
+    is_extension = array.dtype.kind == "V" and array.dtype.type is not np.void
+    if array.dtype.kind not in _ALLOWED_KINDS and not is_extension:
         raise ValueError(
             f"array {name!r} has dtype {array.dtype} (client "
-            f"{data.client_ids[0]!r} and on); only numbers and bools can be trained "
-            "on: encode words as integers first."
+            f"{_shown(data.client_ids[0])} and on); only numbers and bools can be "
+            "trained on: encode words as integers first."
         )
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or is_extension:
         for start in range(0, total, _FINITE_CHECK_ROWS):
             block = np.asarray(array[start : start + _FINITE_CHECK_ROWS])
+            if is_extension:
+                block = block.astype(np.float32)
             bad = ~np.isfinite(block).reshape(len(block), -1).all(axis=1)
             if bad.any():
                 row = start + int(np.argmax(bad))
                 owner = int(np.searchsorted(data.offsets, row, side="right")) - 1
                 raise ValueError(
-                    f"array {name!r} of client {data.client_ids[owner]!r} has NaN or "
-                    f"infinity in its row {row - int(data.offsets[owner])}; drop the "
-                    "row or fill the value."
+                    f"array {name!r} of client {_shown(data.client_ids[owner])} has "
+                    f"NaN or infinity in its row {row - int(data.offsets[owner])}; "
+                    "drop the row or fill the value."
                 )

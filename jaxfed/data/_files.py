@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
     from jaxfed.data._federated_data import FederatedData
 
 _ARRAY, _COLUMN = "array_", "column_"
+_EXTENSION = "."  # array_x.bfloat16.npy: a dtype that the .npy format cannot name
 
 
 def save_parts(data: "FederatedData", directory: Any) -> None:
@@ -17,16 +19,18 @@ def save_parts(data: "FederatedData", directory: Any) -> None:
     `offsets.npy` is written last: a directory without it is an unfinished copy.
     """
     folder = Path(directory)
+    parts = {
+        _ARRAY + _safe(name) + _suffix(array): array
+        for name, array in data.arrays.items()
+    } | {_COLUMN + _safe(name): column for name, column in data.columns.items()}
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(
             f"{folder} is not empty; save into a new directory so that no older "
             "array is mixed in."
         )
-    for name, array in data.arrays.items():
-        np.save(folder / f"{_ARRAY}{_safe(name)}.npy", array, allow_pickle=False)
-    for name, array in data.columns.items():
-        np.save(folder / f"{_COLUMN}{_safe(name)}.npy", array, allow_pickle=False)
+    for stem, part in parts.items():
+        np.save(folder / f"{stem}.npy", part, allow_pickle=False)
     np.save(folder / "client_ids.npy", data.client_ids, allow_pickle=False)
     np.save(folder / "offsets.npy", data.offsets, allow_pickle=False)
 
@@ -41,11 +45,13 @@ def open_parts(directory: Any) -> dict[str, Any]:
         )
 
     def load(file: Path, mode: Any = None) -> np.ndarray:
-        return np.load(file, mmap_mode=mode, allow_pickle=False)
+        array = np.load(file, mmap_mode=mode, allow_pickle=False)
+        extension = file.stem.partition(_EXTENSION)[2]
+        return array.view(jnp.dtype(extension)) if extension else array
 
     return {
         "arrays": {
-            file.stem.removeprefix(_ARRAY): load(file, "r")
+            file.stem.partition(_EXTENSION)[0].removeprefix(_ARRAY): load(file, "r")
             for file in sorted(folder.glob(f"{_ARRAY}*.npy"))
         },
         "columns": {
@@ -55,6 +61,10 @@ def open_parts(directory: Any) -> dict[str, Any]:
         "offsets": load(folder / "offsets.npy"),
         "client_ids": load(folder / "client_ids.npy"),
     }
+
+
+def _suffix(array: np.ndarray) -> str:
+    return f"{_EXTENSION}{array.dtype}" if array.dtype.kind == "V" else ""
 
 
 def _safe(name: str) -> str:

@@ -1,6 +1,7 @@
 """Tables with named columns: pandas, polars, pyarrow, mappings and CSV files."""
 
 import csv
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,15 @@ def split(
         features = [name for name in names if name not in (client, label)]
     for name in (client, label, *features):
         if name not in names:
-            hint = check.nearest(name, names) or f"columns are {names}"
+            hint = check.nearest(name, names) or f"columns are {names}."
             raise ValueError(f"there is no column {name!r}; {hint}")
     if not features:
         raise ValueError("there are no feature columns; add one or name them.")
+    if label in features:
+        raise ValueError(
+            f"features must not hold the label {label!r}, got {list(features)}; a "
+            "model would only copy it: leave it out."
+        )
     x = np.stack([_number(column(frame, name), name) for name in features], axis=1)
     return {"x": x, "y": _label(column(frame, label), label)}, column(frame, client)
 
@@ -45,6 +51,11 @@ def read_csv(path: Any) -> Columns:
     if len(lines) < 2:
         raise ValueError(f"{path} has no examples; it needs a header and one line.")
     header, body = lines[0], [line for line in lines[1:] if line]
+    if not body:
+        raise ValueError(f"{path} has no examples; it needs a header and one line.")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise ValueError(f"{path} has two columns {twice!r}; rename one of them.")
     for number, line in enumerate(body, start=2):
         if len(line) != len(header):
             raise ValueError(
@@ -69,7 +80,18 @@ def _names(frame: Any) -> list[str]:
     for attribute in ("column_names", "columns"):
         found = getattr(frame, attribute, None)
         if found is not None and not callable(found):
-            return [str(name) for name in found if isinstance(name, str)]
+            odd = [name for name in found if not isinstance(name, str)]
+            if odd:
+                raise ValueError(
+                    f"columns must be named by words, got {odd[0]!r}; rename them, for "
+                    "example frame.columns = frame.columns.astype(str)."
+                )
+            if len(set(found)) < len(found):
+                raise ValueError(
+                    f"columns must have different names, got {list(found)}; rename "
+                    "the repeated ones."
+                )
+            return list(found)
     raise TypeError(
         f"frame must be a table with named columns, got {type(frame).__name__}; pass "
         "a pandas, polars or pyarrow table or a mapping of columns."
@@ -88,18 +110,28 @@ def _parse(values: Sequence[str]) -> np.ndarray:
 def _number(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind in "biuf":
         return values.astype(np.float32)
-    try:
-        return np.array([np.nan if v is None else v for v in values]).astype(np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"column {name!r} holds {values[0]!r}, which is no number; encode it as "
-            "numbers or leave it out of features."
-        ) from None
+    found = np.full(len(values), np.nan, np.float32)
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        if not isinstance(value, numbers.Real | np.bool_):
+            shown = value.item() if isinstance(value, np.generic) else value
+            raise ValueError(
+                f"column {name!r} holds {shown!r}, which is no number; encode it as "
+                "numbers or leave the column out."
+            )
+        found[row] = value
+    return found
 
 
 def _label(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "b":
         return values.astype(np.int32)
     if values.dtype.kind in "iu":
+        if len(values) and not -(2**31) <= values.min() <= values.max() < 2**31:
+            raise ValueError(
+                f"column {name!r} holds labels outside int32, {values.min()} to "
+                f"{values.max()}; renumber them."
+            )
         return values.astype(np.int32)
     return _number(values, name)

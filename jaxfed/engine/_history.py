@@ -83,21 +83,20 @@ class History:
         """Returns the rounds in which a value was recorded, and the values.
 
         Args:
-            name: a name that `evaluate` returned, or a local metric such as `loss`.
+            name: a name that `evaluate` returned, or a local metric such as `loss`;
+                where both have the name, it is the evaluation's.
 
         Raises:
             ValueError: no round recorded that name.
         """
-        found = [
-            (record.round, values[name])
-            for record in self.rounds
-            for values in (record.evaluation, record.private)
-            if name in values
-        ]
-        if not found:
-            known = sorted(
-                {n for r in self.rounds for n in {**r.evaluation, **r.private}}
-            )
+        evaluated = [(r.round, r.evaluation) for r in self.rounds]
+        local = [(r.round, r.private) for r in self.rounds]
+        for records in (evaluated, local):
+            found = [(number, v[name]) for number, v in records if name in v]
+            if found:
+                break
+        else:
+            known = sorted({n for _, values in [*evaluated, *local] for n in values})
             raise ValueError(
                 f"no round recorded {name!r}; known are {', '.join(known) or 'none'}."
             )
@@ -133,7 +132,7 @@ class History:
         """Draws curves over rounds, epsilon below; needs the extra `plot`.
 
         Args:
-            *names: what to draw; every evaluated name if not given.
+            *names: what to draw; every evaluated name and local metric if not given.
 
         Returns:
             A matplotlib figure.

@@ -15,14 +15,14 @@ def history(run: "History", names: tuple[str, ...]) -> Any:
         "matplotlib.pyplot", extra="plot", purpose="history.plot()"
     )
     names = names or tuple(run._names())
+    curves = {name: run.curve(name) for name in names}  # refuses an unknown name
     epsilons = [r.epsilon for r in run.rounds if r.epsilon is not None]
     shows_epsilon = bool(epsilons) and all(math.isfinite(e) for e in epsilons)
     figure, axes = pyplot.subplots(
         1 + shows_epsilon, 1, sharex=True, squeeze=False, layout="constrained"
     )
     top = axes[0, 0]
-    for name in names:
-        rounds, values = run.curve(name)
+    for name, (rounds, values) in curves.items():
         top.plot(rounds, values, label=name, marker="." if len(rounds) < 30 else None)
     top.set_title("Simulation: exact values, not private", fontsize="medium")
     top.grid(alpha=0.3)

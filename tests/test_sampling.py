@@ -1,0 +1,111 @@
+"""Cohorts follow the law that is accounted."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxfed as jf
+from jaxfed import keys, sampling
+
+FALSE_ALARM = 1e-6
+
+
+def cohorts(sampler, count, seed=0):
+    root = keys.for_purpose(keys.simulated(seed), keys.Purpose.SAMPLING)
+    fold = jax.jit(jax.vmap(lambda r: keys.for_round(root, r)))
+    return [sampler.draw(key=key) for key in fold(np.arange(count))]
+
+
+def membership(sampler, count):
+    member = np.zeros((count, sampler.population), bool)
+    for row, cohort in enumerate(cohorts(sampler, count)):
+        member[row, cohort] = True
+    return member
+
+
+@pytest.mark.slow
+def test_poisson_clients_join_alone_and_at_the_rate():
+    # 20,000 rounds of 12 clients at rate 0.3, uncapped. Each client's count is
+    # binomial; cohort sizes are binomial; pairs are independent. Every p-value is
+    # compared with 1e-6 / 100, and the last lines show the power.
+    sampler = sampling.Poisson(population=12, rate=0.3, cap=12)
+    member = membership(sampler, 20_000)
+    level = FALSE_ALARM / 100
+
+    def marginal(m, rate):
+        return min(stats.binomtest(int(c), len(m), rate).pvalue for c in m.sum(0))
+
+    def sizes(m, rate):
+        counts = np.bincount(m.sum(1), minlength=13)
+        return stats.chisquare(*_pooled(counts, len(m) * _binomial(rate))).pvalue
+
+    assert marginal(member, 0.3) > level
+    assert sizes(member, 0.3) > level
+    pairs = np.corrcoef(member.T)[np.triu_indices(12, 1)]
+    assert np.abs(pairs).max() < stats.norm.isf(level / 132) / np.sqrt(20_000)
+    rounds = np.corrcoef(member[:-1, 0], member[1:, 0])[0, 1]
+    assert abs(rounds) < stats.norm.isf(level) / np.sqrt(20_000)
+    assert marginal(member, 0.33) < level
+    fixed = membership(sampling.FixedSize(population=12, size=4), 20_000)
+    assert sizes(fixed, 1 / 3) < level
+
+
+def _binomial(rate):
+    return stats.binom.pmf(np.arange(13), 12, rate)
+
+
+def _pooled(observed, expected):
+    """Pools cells with fewer than five expected."""
+    small = expected < 5
+    tail = np.array([observed[small].sum()]), np.array([expected[small].sum()])
+    return np.r_[observed[~small], tail[0]], np.r_[expected[~small], tail[1]]
+
+
+def test_cap_truncates_to_a_uniform_subset():
+    # 4,000 rounds at a cap that binds in about half of them: each client's share of
+    # places is equal (chi-square, false alarm 1e-6); keeping the first ones is caught.
+    sampler = sampling.Poisson(population=10, rate=0.5, cap=5)
+    member = membership(sampler, 4_000)
+    assert member.sum(1).max() == 5
+    counts = member.sum(0)
+    assert stats.chisquare(counts).pvalue > FALSE_ALARM
+    uncapped = membership(sampling.Poisson(population=10, rate=0.5, cap=10), 4_000)
+    first = uncapped & (np.cumsum(uncapped, axis=1) <= 5)
+    assert stats.chisquare(first.sum(0)).pvalue < FALSE_ALARM
+
+
+def test_default_cap_is_mean_plus_five_roots():
+    assert sampling.Poisson(population=10_000, rate=0.01).max_clients == 150
+    assert sampling.Poisson(population=100_000, rate=0.01).max_clients == 1159
+    assert sampling.Poisson(population=10, rate=0.9).max_clients == 10
+
+
+def test_a_million_clients_are_drawn_quickly_and_distinct():
+    cohort = sampling.Poisson(population=10**6, rate=0.01).draw(key=keys.simulated(0))
+    assert len(np.unique(cohort)) == len(cohort)
+    assert 9_000 < len(cohort) < 11_000
+    assert (np.diff(cohort) > 0).all()
+
+
+def test_event_follows_every_setting():
+    base = {"population": 10_000, "rate": 0.01, "cap": 150}
+    event = sampling.Poisson(**base).event(1.0)
+    assert event.dataset_size == 10_000
+    assert event.sampling_probability == 0.01
+    assert event.truncated_batch_size == 150
+    assert event.noise_multiplier == 1.0
+    for change in ({"population": 9_000}, {"rate": 0.012}, {"cap": 151}):
+        assert sampling.Poisson(**base | change).event(1.0) != event
+    assert sampling.Poisson(**base).event(1.1) != event
+
+
+def test_full_and_fixed_size():
+    np.testing.assert_array_equal(
+        sampling.Full(population=4).draw(key=keys.simulated(0)), [0, 1, 2, 3]
+    )
+    fixed = cohorts(sampling.FixedSize(population=9, size=3), 50)
+    assert all(len(set(c)) == 3 for c in fixed)
+    assert set(np.concatenate(fixed)) == set(range(9))
+    with pytest.raises(ValueError, match=r"Poisson.*Full"):
+        jf.sampling.FixedSize(population=9, size=3).event(1.0)
