@@ -16,7 +16,7 @@ from jaxfed.data import FederatedData
 from jaxfed.metrics import Metric, aligned
 from jaxfed.typing import Params
 
-Predict = Callable[[Params, dict[str, jax.Array]], jax.Array]
+Predict = Callable[[Params, dict[str, jax.Array]], Any]
 """`(params, rows) -> outputs`, one row of outputs per row."""
 _BLOCK = 8192  # rows predicted at once, which bounds memory
 

@@ -36,6 +36,7 @@ class Shared(NamedTuple):
     """What the server sends to every client of a round."""
 
     params: Params
+    """The server's current parameters."""
     extra: PyTree = ()
     """Anything else a method broadcasts, such as a server control variate."""
 

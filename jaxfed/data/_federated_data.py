@@ -157,7 +157,7 @@ class FederatedData:
         """Builds from a CSV file with a header line; otherwise as `from_frame`."""
         from jaxfed.data import _tables
 
-        frame = _tables.read_csv(path)
+        frame = _tables.read_csv(path, client)
         return cls.from_frame(frame, client=client, label=label, features=features)
 
     @classmethod

@@ -36,12 +36,22 @@ def split(
             f"features must not hold the label {label!r}, got {list(features)}; a "
             "model would only copy it: leave it out."
         )
+    owner = column(frame, client)
+    nameless = owner == ""
+    if np.any(nameless):
+        raise ValueError(
+            f"column {client!r} names no client in row {int(np.argmax(nameless))}; "
+            "fill it in or drop the row."
+        )
     x = np.stack([_number(column(frame, name), name) for name in features], axis=1)
-    return {"x": x, "y": _label(column(frame, label), label)}, column(frame, client)
+    return {"x": x, "y": _label(column(frame, label), label)}, owner
 
 
-def read_csv(path: Any) -> Columns:
+def read_csv(path: Any, client: str) -> Columns:
     """Reads a CSV file with a header line; columns of numbers become numbers.
+
+    The column `client` stays words unless every value is an integer as Python prints
+    it: otherwise clients 007 and 7, or 1_12 and 11_2, would become one.
 
     Raises:
         ValueError: a line has too few or too many values, or there are no lines.
@@ -63,7 +73,7 @@ def read_csv(path: Any) -> Columns:
                 f"{len(header)} columns; mend that line."
             )
     return {
-        name: _parse(values)
+        name: _parse_ids(values) if name == client else _parse(values)
         for name, values in zip(header, zip(*body, strict=True), strict=True)
     }
 
@@ -96,6 +106,15 @@ def _names(frame: Any) -> list[str]:
         f"frame must be a table with named columns, got {type(frame).__name__}; pass "
         "a pandas, polars or pyarrow table or a mapping of columns."
     )
+
+
+def _parse_ids(values: Sequence[str]) -> np.ndarray:
+    try:
+        integers = [int(value) for value in values]
+    except ValueError:
+        return np.array(values)
+    is_exact = [str(n) for n in integers] == list(values)
+    return np.array(integers if is_exact else values)
 
 
 def _parse(values: Sequence[str]) -> np.ndarray:

@@ -26,18 +26,17 @@ def bar(rounds: int, *, show: bool) -> Generator[Report]:
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    whole = Column(no_wrap=True, overflow="ignore")  # fits 80 characters
     columns = (
-        TextColumn("rounds"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("rounds, left", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("{task.fields[facts]}", table_column=whole),
     )
     with Progress(*columns) as progress:
         task = progress.add_task("rounds", total=rounds, facts="")
@@ -46,7 +45,7 @@ def bar(rounds: int, *, show: bool) -> Generator[Report]:
         def report(record: RoundRecord) -> None:
             latest.update(record.evaluation)
             facts = [] if record.epsilon is None else [f"epsilon {record.epsilon:.3g}"]
-            facts += [f"{name} {value:.4f}" for name, value in list(latest.items())[:3]]
+            facts += [f"{name} {value:.4f}" for name, value in list(latest.items())[:1]]
             progress.update(task, advance=1, facts="  ".join(facts))
 
         yield report

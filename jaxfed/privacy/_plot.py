@@ -1,11 +1,11 @@
 """Pictures of a privacy budget."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import accounting
 
 if TYPE_CHECKING:
     from jaxfed.privacy._base import Privacy
@@ -36,11 +36,11 @@ def tradeoff(
     figure, axes = pyplot.subplots(layout="constrained")
     for factor in _FACTORS:
         multiplier = noise.multiplier * factor
-        event = privacy.sampling.event(multiplier)
-        curve = accounting.epsilon_curve(event, rounds, delta=delta)
+        changed = dataclasses.replace(noise, multiplier=multiplier)
+        varied: Any = dataclasses.replace(privacy, noise=changed, delta=delta)
         axes.plot(
             np.arange(1, rounds + 1),
-            curve,
+            varied.epsilon_curve(rounds),
             label=f"multiplier {multiplier:.3g}",
             linewidth=2.5 if factor == 1.0 else 1.0,
         )

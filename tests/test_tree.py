@@ -1,0 +1,238 @@
+"""Arithmetic on pytrees against NumPy, and the error bound of the sum of squares."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxfed import tree
+
+UNIT = 2.0**-24  # the rounding error of float32
+SUM_OF_SQUARES = jax.jit(tree.sum_of_squares)
+MAXIMUM = jax.jit(tree.maximum_magnitude)
+WHERE_ROWS = jax.jit(tree.where_rows)
+IS_FINITE = jax.jit(tree.is_finite)
+
+
+def example(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "dense": {"kernel": rng.normal(size=(3, 2)).astype(np.float32)},
+        "scale": (rng.normal(size=()).astype(np.float32), np.float32([1e30, -0.0])),
+        "small": rng.normal(size=4).astype(ml_dtypes.bfloat16),
+    }
+
+
+def assert_trees_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_sums_and_differences_are_those_of_the_leaves():
+    left, right = example(0), example(1)
+    plus = jax.tree.map(lambda a, b: np.asarray(a + b), left, right)
+    minus = jax.tree.map(lambda a, b: np.asarray(a - b), left, right)
+    assert_trees_equal(tree.add(left, right), plus)
+    assert_trees_equal(tree.subtract(left, right), minus)
+
+
+def test_scaling_keeps_each_leafs_dtype():
+    values = example(0)
+    expected = jax.tree.map(lambda a: np.asarray(a * a.dtype.type(0.3)), values)
+    assert_trees_equal(tree.scale(values, 0.3), expected)
+    assert_trees_equal(tree.scale(values, jnp.float32(0.3)), expected)
+
+
+def test_conversions():
+    values = example(0)
+    as_half = jax.tree.map(lambda a: np.asarray(a).astype(np.float16), values["dense"])
+    assert_trees_equal(tree.astype(values["dense"], jnp.float16), as_half)
+    assert_trees_equal(
+        tree.cast_like(as_half, values["dense"]),
+        jax.tree.map(lambda a: a.astype(np.float32), as_half),
+    )
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), values)
+    assert_trees_equal(tree.zeros_like(values), zeros)
+    assert_trees_equal(tree.zeros_like(jax.eval_shape(lambda: values)), zeros)
+    assert tree.size(values) == 3 * 2 + 1 + 2 + 4
+    assert tree.size(()) == 0
+
+
+def test_names_say_where_a_leaf_is():
+    found = {}
+    tree.map_with_names(found.__setitem__, example(0))
+    assert list(found) == ["dense/kernel", "scale/0", "scale/1", "small"]
+    np.testing.assert_array_equal(found["scale/1"], np.float32([1e30, -0.0]))
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_selection_ignores_nan_in_the_other(condition):
+    good, bad = example(0), jax.tree.map(lambda a: np.full_like(a, np.nan), example(0))
+    pair = (good, bad) if condition else (bad, good)
+    assert_trees_equal(tree.where(jnp.array(condition), *pair), good)
+
+    def total(values):  # a gradient through the branch that is not taken is zero
+        pair = (values, bad) if condition else (bad, values)
+        chosen = tree.where(jnp.array(condition), *pair)
+        return sum(jnp.sum(a).astype(jnp.float32) for a in jax.tree.leaves(chosen))
+
+    ones = jax.tree.map(np.ones_like, good)
+    assert_trees_equal(jax.grad(total)(good), ones)
+
+
+@given(
+    hnp.arrays(bool, 4),
+    hnp.arrays(np.float32, (4, 2, 3), elements=st.floats(width=32)),
+    hnp.arrays(np.float32, 4, elements=st.floats(width=32)),
+)
+def test_rows_are_selected_whole(condition, block, vector):
+    left = {"block": block, "vector": vector}
+    right = {"block": np.full_like(block, 7.0), "vector": np.full_like(vector, 7.0)}
+    found = WHERE_ROWS(condition, left, right)
+    for name, rows in left.items():
+        for i, is_left in enumerate(condition):
+            expected = rows[i] if is_left else np.full_like(rows[i], 7.0)
+            np.testing.assert_array_equal(np.asarray(found[name][i]), expected)
+
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_one_bad_scalar_anywhere_is_found(bad, dtype):
+    values = {"a": np.ones((5, 3), dtype), "b": (np.ones((), dtype), np.ones(2, dtype))}
+    assert bool(IS_FINITE(values))
+    assert float(MAXIMUM(values)) == 1.0
+    for leaf in jax.tree.leaves(values):
+        for index in np.ndindex(leaf.shape):
+            kept, leaf[index] = leaf[index], bad
+            assert not bool(IS_FINITE(values))
+            peak = float(MAXIMUM(values))
+            assert math.isnan(peak) if math.isnan(bad) else peak == math.inf
+            leaf[index] = kept
+    assert bool(IS_FINITE(values))
+
+
+def test_empty_trees_are_finite_and_zero():
+    for empty in ((), {"a": np.zeros((0, 3), np.float32)}):
+        assert bool(tree.is_finite(empty))
+        assert float(tree.maximum_magnitude(empty)) == 0.0
+        assert float(tree.sum_of_squares(empty)) == 0.0
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        16,
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    )
+)
+def test_the_largest_magnitude_is_exact(values):
+    assert float(MAXIMUM({"a": values})) == np.abs(values).max()
+
+
+def levels(size):
+    """How many sums of at most 1,024 terms lie on the way to the total."""
+    return 1 if size <= 1024 else 1 + levels(-(-size // 1024))
+
+
+def exact(leaves):
+    """The sum of squares, rounded once: squares of float32 are exact in float64."""
+    return math.fsum(
+        math.fsum(np.square(np.asarray(leaf, np.float64)).ravel()) for leaf in leaves
+    )
+
+
+def bound(leaves):
+    most = max(levels(leaf.size) for leaf in leaves) + levels(len(leaves))
+    return 1025 * most * UNIT
+
+
+def equal(size):
+    return np.full(size, 0.1, np.float32)
+
+
+def alternating(size):
+    """Ones between values whose squares vanish when they are added to a one."""
+    return np.where(np.arange(size) % 2 == 0, 1.0, 2.0**-13).astype(np.float32)
+
+
+def one_before_many_tiny(size):
+    """A running float32 sum stays at 1 for ever."""
+    values = np.full(size, 2.0**-12.5, np.float32)
+    values[0] = 1.0
+    return values
+
+
+def spread(size):
+    """Magnitudes over 60 binary orders, both signs."""
+    rng = np.random.default_rng(size)
+    return (rng.choice([-1, 1], size) * 2.0 ** rng.uniform(-60, 0, size)).astype(
+        np.float32
+    )
+
+
+ADVERSARIES = [equal, alternating, one_before_many_tiny, spread]
+
+
+@pytest.mark.parametrize("size", [1, 2, 1023, 1024, 1025, 2**20, 2**20 + 1, 3_000_000])
+def test_the_sum_of_squares_keeps_its_bound(size):
+    for make in ADVERSARIES:
+        values = make(size)
+        expected = exact([values])
+        error = abs(float(SUM_OF_SQUARES(values)) - expected) / expected
+        assert error <= bound([values]), make.__name__
+
+
+def test_a_running_sum_would_not_keep_it():
+    """The adversaries have power: these break the bound of a plain float32 loop."""
+    size = 3_000_000
+    for make in (equal, one_before_many_tiny):
+        values = make(size)
+        running = np.cumsum(np.square(values), dtype=np.float32)[-1]
+        expected = exact([values])
+        assert abs(float(running) - expected) / expected > bound([values])
+
+
+@pytest.mark.parametrize("count", [1, 3, 1030])
+def test_the_bound_holds_across_leaves(count):
+    rng = np.random.default_rng(count)
+    leaves = [
+        spread(3) * rng.choice([1.0, 0.5]).astype(np.float32) for _ in range(count)
+    ]
+    leaves[0] = one_before_many_tiny(5000).reshape(50, 100)
+    expected = exact(leaves)
+    found = float(tree.sum_of_squares(leaves))
+    assert abs(found - expected) / expected <= bound(leaves)
+
+
+def test_low_precision_leaves_are_squared_in_float32():
+    values = np.full(4096, 0.1, ml_dtypes.bfloat16)
+    expected = exact([values])
+    assert abs(float(SUM_OF_SQUARES(values)) - expected) / expected <= bound([values])
+
+
+def compiled_sum(size):
+    spec = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return jax.jit(lambda a: tree.sum_of_squares(a)).lower(spec).compile().as_text()
+
+
+def test_the_compiler_keeps_one_sum_per_level(monkeypatch):
+    """3,000,000 terms are summed by 1,024s, to 2,930, then again, to 3, then to 1.
+
+    Without the barriers XLA merges the last two into one sum of 2,930 terms, and the
+    grid of 3 x 1,024 disappears from the program.
+    """
+    second_level = "f32[3,1024]"
+    assert second_level in compiled_sum(3_000_000)
+    monkeypatch.setattr(tree.lax, "optimization_barrier", lambda values: values)
+    assert second_level not in compiled_sum(3_000_000)
