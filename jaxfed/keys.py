@@ -9,6 +9,7 @@ Keys are typed JAX keys (`jax.random.key`); there is no default key.
 """
 
 import enum
+import functools
 import operator
 
 import jax
@@ -85,7 +86,7 @@ def tree_like(key: jax.Array, tree: PyTree) -> PyTree:
 def host_words(key: jax.Array, count: int) -> np.ndarray:
     """Draws `count` uint64 words from `key` for use by NumPy."""
     check.key(key=key)
-    bits = np.asarray(jax.random.bits(key, (count, 2), jnp.uint32)).astype(np.uint64)
+    bits = np.asarray(_bits(key, count)).astype(np.uint64)
     return (bits[:, 0] << np.uint64(32)) | bits[:, 1]
 
 
@@ -95,6 +96,11 @@ def host_generator(key: jax.Array) -> np.random.Generator:
     Philox is counter-based and not cryptographic: for simulations only.
     """
     return np.random.Generator(np.random.Philox(key=host_words(key, 2)))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bits(key: jax.Array, count: int) -> jax.Array:
+    return jax.random.bits(key, (count, 2), jnp.uint32)
 
 
 def _fold(key: jax.Array, step: int, index: jax.Array | int) -> jax.Array:

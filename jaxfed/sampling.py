@@ -75,8 +75,10 @@ class Poisson(Sampler):
     cap: int | None = None
 
     def __post_init__(self) -> None:
-        check.positive_integer(population=self.population)
-        check.probability("the share of clients in a round", rate=self.rate)
+        check.positive_integer("pass data.num_clients", population=self.population)
+        check.probability(
+            "pass the share of clients in a round, for example rate=0.1", rate=self.rate
+        )
         mean = self.population * self.rate
         cap = self.cap
         if cap is None:
@@ -146,7 +148,7 @@ class Full(Sampler):
     population: int
 
     def __post_init__(self) -> None:
-        check.positive_integer(population=self.population)
+        check.positive_integer("pass data.num_clients", population=self.population)
 
     @property
     def max_clients(self) -> int:
@@ -190,8 +192,8 @@ class FixedSize(Sampler):
     size: int
 
     def __post_init__(self) -> None:
-        check.positive_integer(population=self.population)
-        check.positive_integer(size=self.size)
+        check.positive_integer("pass data.num_clients", population=self.population)
+        check.positive_integer("pass how many clients a round has", size=self.size)
         if self.size > self.population:
             raise ValueError(
                 f"size must be <= population = {self.population}, got {self.size}; "

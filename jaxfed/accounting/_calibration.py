@@ -9,7 +9,7 @@ from jaxfed.accounting import _pld
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-_RELATIVE_TOLERANCE = 1e-4
+_RELATIVE_TOLERANCE = 5e-4
 _LEAST, _MOST = 0.1, 1e6
 
 
@@ -25,18 +25,18 @@ def calibrate_multiplier(
         delta: strictly between 0 and 1.
 
     Returns:
-        A multiplier within 0.01 % above the smallest one, and never below 0.1: with
+        A multiplier within 0.05 % above the smallest one, and never below 0.1: with
         less noise than that, no epsilon is worth its name.
 
     Raises:
         ValueError: an argument is out of range, or no noise up to 1e6 is enough.
     """
-    check.positive(epsilon=epsilon)
+    check.positive("pass for example epsilon=1.0", epsilon=epsilon)
 
     def fits(multiplier: float) -> bool:
         return _pld.epsilon(event(multiplier), rounds, delta=delta) <= epsilon
 
-    low, high = _LEAST, 1.0
+    low, high = 0.5, 1.0
     while not fits(high):
         low, high = high, 2 * high
         if high > _MOST:
@@ -45,8 +45,8 @@ def calibrate_multiplier(
                 f"noise multiplier above {_MOST:g}; ask for a larger epsilon or "
                 "fewer rounds."
             )
-    if low == _LEAST and fits(_LEAST):
-        return _LEAST
+    while low < high <= 1.0 and fits(low):  # small multipliers cost most: downwards
+        low, high = max(_LEAST, low / 2), low
     while high > low * (1 + _RELATIVE_TOLERANCE):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if fits(middle) else (middle, high)

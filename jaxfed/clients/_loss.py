@@ -70,8 +70,9 @@ def validate(
         result = jax.eval_shape(loss_fn, params, batch, key)
     except Exception as error:
         raise ValueError(
-            f"loss_fn fails on a batch of {{{shown}}}: {error}\nIt must accept "
-            "(params, batch, key); check the shapes and dtypes of model and data."
+            f"loss_fn fails on a batch of {{{shown}}}: {error}\nIf that names no "
+            "remedy: loss_fn must accept (params, batch, key); check the shapes and "
+            "dtypes of model and data."
         ) from error
     if not (isinstance(result, tuple) and len(result) == 2):
         raise ValueError(
@@ -89,10 +90,15 @@ def validate(
             f"the loss must be floating-point, got {loss.dtype}; it is what is "
             "differentiated."
         )
-    if not isinstance(metrics, dict) or "loss" in metrics:
+    if not isinstance(metrics, dict):
         raise ValueError(
-            f"metrics must be a dict without the name 'loss', got {metrics!r}; the "
-            "loss itself is recorded anyway."
+            f"metrics must be a dict of numbers, got {_kind(metrics)}; write "
+            "`return loss, {}`."
+        )
+    if "loss" in metrics:
+        raise ValueError(
+            "metrics must not have the name 'loss'; the loss itself is recorded under "
+            "that name anyway."
         )
     for name, value in metrics.items():
         if getattr(value, "shape", None) != ():

@@ -61,7 +61,7 @@ def sgd(
         TypeError: `optimizer` is not an optax optimizer, or `loss_fn` no function.
     """
     check.function("write (params, batch, key) -> (loss, metrics)", loss_fn=loss_fn)
-    check.positive_integer(batch_size=batch_size)
+    check.positive_integer("pass for example batch_size=32", batch_size=batch_size)
     if (epochs is None) == (steps is None):
         given = "neither" if epochs is None else "both"
         raise ValueError(
@@ -69,9 +69,9 @@ def sgd(
             "example epochs=5."
         )
     if epochs is not None:
-        check.positive_integer(epochs=epochs)
+        check.positive_integer("pass for example epochs=5", epochs=epochs)
     if steps is not None:
-        check.positive_integer(steps=steps)
+        check.positive_integer("pass for example steps=100", steps=steps)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             f"optimizer must be an optax optimizer, got {optimizer!r}; pass for "

@@ -67,9 +67,10 @@ def simulate(
     check.instance(
         FederatedData, "build one with FederatedData.from_clients", data=data
     )
-    check.positive_integer(rounds=rounds)
+    check.positive_integer("pass for example rounds=100", rounds=rounds)
     root = keys.simulated(seed)
     evaluations = _evaluations(evaluate)
+    check.instance((list, tuple), "pass [callback]", callbacks=callbacks)
     for callback in callbacks:
         check.function("write (history) -> bool", callback=callback)
     privacy = algorithm.aggregator
@@ -136,9 +137,10 @@ class _Run:
 
     def one_round(self, index: int) -> dict[str, float]:
         """Draws a cohort, runs it, and returns the private facts of the round."""
+        sampling_key, shuffling_key = _host_keys(self._root, np.int32(index))
         cohort = self._planner.plan(
-            self._sampling.draw(key=self._key(keys.Purpose.SAMPLING, index)),
-            keys.host_words(self._key(keys.Purpose.SHUFFLING, index), 1)[0],
+            self._sampling.draw(key=sampling_key),
+            keys.host_words(shuffling_key, 1)[0],
         )
         self.state, report = self._step(
             self.state, cohort, self._arrays, np.int32(index), key=self._root
@@ -154,8 +156,12 @@ class _Run:
         counts = {"num_clients": num_clients, "num_failed": num_failed}
         return counts | host_numbers(private.metrics)
 
-    def _key(self, purpose: keys.Purpose, index: int) -> jax.Array:
-        return keys.for_round(keys.for_purpose(self._root, purpose), index)
+
+@jax.jit
+def _host_keys(root: jax.Array, index: jax.Array) -> list[jax.Array]:
+    """Returns a round's keys for what is drawn on the host: cohort and shuffles."""
+    purposes = (keys.Purpose.SAMPLING, keys.Purpose.SHUFFLING)
+    return [keys.for_round(keys.for_purpose(root, p), index) for p in purposes]
 
 
 def _evaluations(evaluate: Any) -> list[Evaluate]:
@@ -174,7 +180,10 @@ def _evaluated(
     for evaluation in evaluations:
         every = evaluation.every if isinstance(evaluation, Evaluation) else 1
         if is_last or number % every == 0:
-            found |= {n: float(v) for n, v in evaluation(params).items()}
+            values = evaluation(params)
+            remedy = 'return for example {"accuracy": 0.9}'
+            check.instance(dict, remedy, evaluate_result=values)
+            found |= {name: float(value) for name, value in values.items()}
     return found
 
 

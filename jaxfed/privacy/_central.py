@@ -139,7 +139,8 @@ class Central(Privacy):
                 allows a few clients to be published.
             rounds: how many rounds will be run.
         """
-        check.open_probability(delta=delta)
+        check.open_probability("pass for example delta=1e-5", delta=delta)
+        check.positive_integer("pass how many rounds you will run", rounds=rounds)
         if delta >= 1 / self.sampling.population:
             raise ValueError(
                 f"delta must be < 1 / population = {1 / self.sampling.population:.3g}, "

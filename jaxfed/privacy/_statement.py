@@ -35,7 +35,7 @@ def central(
         # rounded up: a printed epsilon is never below the computed one
         claim = (
             f"After {rounds:,} rounds the released models are "
-            f"({_up(epsilon)}, {delta:g})-differentially private for each client."
+            f"({up(epsilon)}, {delta:g})-differentially private for each client."
         )
     return "\n".join(
         [
@@ -51,6 +51,9 @@ def central(
     )
 
 
-def _up(epsilon: float) -> str:
-    digits = 10 ** (3 - math.floor(math.log10(epsilon)) - 1) if epsilon > 0 else 1
-    return f"{math.ceil(epsilon * digits - 1e-9) / digits:g}"
+def up(epsilon: float) -> str:
+    """Returns epsilon with three digits, rounded up."""
+    if epsilon <= 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(epsilon))
+    return f"{math.ceil(epsilon * 10.0**digits - 1e-9) / 10.0**digits:.6g}"
