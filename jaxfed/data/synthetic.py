@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data._federated_data import FederatedData
-from jaxfed.data.partition import _seed
 
 _DIMENSIONS, _CLASSES = 60, 10
 _FEDPROX_TRAIN, _LEAF_TRAIN = 0.9, 0.6
@@ -54,7 +53,7 @@ def fedprox_synthetic(
     """
     check.non_negative(alpha=alpha)
     check.non_negative(beta=beta)
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(check.seed(seed=seed))
     rows = _fedprox_sizes(generator, num_clients, sizes)
     model_mean = generator.normal(0, alpha, num_clients)
     feature_mean = generator.normal(0, beta, num_clients)
@@ -76,7 +75,7 @@ def fedprox_synthetic_iid(
     W ~ N(0, 1)^(60 x 10) and b ~ N(0, 1)^10 once; x ~ N(0, diag(j**-1.2)); all else,
     arguments and result as in `fedprox_synthetic`.
     """
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(check.seed(seed=seed))
     rows = _fedprox_sizes(generator, num_clients, sizes)
     weights = generator.normal(0, 1, (_DIMENSIONS, _CLASSES))
     bias = generator.normal(0, 1, _CLASSES)
@@ -132,7 +131,7 @@ def leaf_synthetic(
             f"cluster_probabilities must sum to 1, got {cluster_probabilities}; pass "
             "for example (0.5, 0.5)."
         )
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(check.seed(seed=seed))
     sizes = generator.lognormal(3, 2, num_clients).astype(np.int64) + 5
     shape = (num_dimensions + 1, num_classes, len(chances))
     basis = generator.normal(0, 1, shape)
@@ -173,7 +172,7 @@ def fcube(
     """
     check.positive_integer(rows_per_client=rows_per_client)
     check.positive_integer(num_test=num_test)
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(check.seed(seed=seed))
     train_client = np.repeat(np.arange(_FCUBE_CLIENTS), rows_per_client)
     y_train = np.tile(np.arange(rows_per_client) % 2, _FCUBE_CLIENTS)
     # the signs of the second and third coordinate where the first is positive

@@ -151,9 +151,10 @@ class History:
         ]
         for name in self._names():
             values = self.curve(name)[1]
-            lines.append(
-                f"  {name:<24} {values[0]:8.4f} -> {values[-1]:8.4f}  {_bars(values)}"
-            )
+            curve = f"{values[0]:8.4f} -> {values[-1]:8.4f}  {_bars(values)}"
+            if len(values) == 1:
+                curve = f"{values[0]:8.4f}"
+            lines.append(f"  {name:<24} {curve}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

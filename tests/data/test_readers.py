@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxfed.data import FederatedData, partition, readers
+from jaxfed.data import FederatedData, _plays, partition, readers
 
 
 def idx(array):
@@ -323,7 +323,7 @@ def test_shakespeare_from_a_folder_and_from_the_archive(tmp_path):
 @pytest.mark.parametrize("length", range(1, 12))
 def test_rows_of_characters_cover_the_text_once(length):
     text = "abc\ndefgh"
-    found = readers._next_characters(text, length)
+    found = _plays.next_characters(text, length)
     assert found["x"].shape == (-(-len(text) // length), length)
     codes = [1 if c == "\n" else ord(c) - 30 for c in text]
     assert found["y"].ravel()[: len(text)].tolist() == codes
