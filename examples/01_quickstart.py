@@ -65,7 +65,7 @@ def run(seed, progress):
         evaluate=[
             jf.evaluation.central(predict, returning, auc=jf.metrics.auc),
             jf.evaluation.federated(
-                predict, test, every=ROUNDS, groups="site", accuracy=jf.metrics.accuracy
+                predict, test, every=5, groups="site", accuracy=jf.metrics.accuracy
             ),
         ],
     )

@@ -1,8 +1,9 @@
 """Your own CSV file with a client column, and a flax model.
 
-What you should see: an accuracy above .8 on clients that were not trained on.
+What you should see: an accuracy above .8 on clinics that were not trained on. The file
+beside this script is made up: 24 clinics, 912 stays, four features.
 
-Run: python examples/03_your_own_data.py [FILE.csv]
+Run: python examples/03_your_own_data.py [FILE.csv CLIENT_COLUMN LABEL_COLUMN]
 """
 
 import pathlib
@@ -14,11 +15,10 @@ import optax
 
 import jaxfed as jf
 
-default = pathlib.Path(__file__).with_name("clinics.csv")
-path = sys.argv[1] if len(sys.argv) > 1 else default
-data = jf.data.FederatedData.from_csv(path, client="clinic", label="readmitted")
+made_up = [pathlib.Path(__file__).with_name("clinics.csv"), "clinic", "readmitted"]
+path, client, label = sys.argv[1:4] or made_up
+data = jf.data.FederatedData.from_csv(path, client=client, label=label)
 train, test = data.split_clients(test=0.25, seed=0)
-
 model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(2)])
 params = model.init(jax.random.key(0), train.arrays["x"][:1])["params"]
 loss_fn = jf.clients.linen_loss(model, optax.softmax_cross_entropy_with_integer_labels)
@@ -28,14 +28,11 @@ evaluate = jf.evaluation.federated(
     accuracy=jf.metrics.accuracy,
 )
 sampling = jf.sampling.Poisson(population=train.num_clients, rate=0.5)
-algorithm = jf.algorithms.fedavg(
-    jf.clients.sgd(loss_fn, optax.sgd(0.1), batch_size=16, epochs=2),
-    jf.privacy.none(
-        sampling=sampling
-    ),  # or privacy.central(...), as in the quick start
-)
+privacy = jf.privacy.none(sampling=sampling)  # or privacy.central(...), as in 01
+local = jf.clients.sgd(loss_fn, optax.sgd(0.1), batch_size=16, epochs=2)
+algorithm = jf.algorithms.fedavg(local, privacy)
 history = jf.simulate(
     algorithm, train, params=params, rounds=30, seed=0, evaluate=evaluate
 )
 print(history)
-assert history.rounds[-1].evaluation["accuracy_mean"] > 0.8
+assert sys.argv[1:] or history.rounds[-1].evaluation["accuracy_mean"] > 0.8

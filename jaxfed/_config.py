@@ -22,7 +22,24 @@ class Configuration:
     _kinds: ClassVar[dict[str, type["Configuration"]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
+        """Registers the class; what carries a guarantee can be neither bent nor faked.
+
+        Raises:
+            TypeError: a base is a concrete configuration, or the name is taken.
+        """
         super().__init_subclass__(**options)
+        for base in cls.__mro__[1:]:
+            if base in Configuration._kinds.values() and not inspect.isabstract(base):
+                raise TypeError(
+                    f"{cls.__name__} must not derive from {base.__name__}: its "
+                    "guarantee is about its own code; wrap it, or derive from the "
+                    "abstract class."
+                )
+        if cls.__name__ in Configuration._kinds:
+            raise TypeError(
+                f"there is already a configuration named {cls.__name__}; choose "
+                "another name."
+            )
         Configuration._kinds[cls.__name__] = cls
 
     def to_dict(self) -> dict[str, Any]:

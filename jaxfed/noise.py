@@ -43,7 +43,12 @@ class Gaussian(Configuration):
             "wrap the sum with its bound before adding noise",
             clipped=clipped,
         )
-        stddev = self.multiplier * clipped.l2_bound
+        bound = clipped.l2_bound
+        if not isinstance(bound, jax.core.Tracer):
+            check.positive(
+                "it is what one client can move the sum by", l2_bound=float(bound)
+            )
+        stddev = self.multiplier * bound
         leaf_keys = keys.tree_like(check.key(key=key), clipped.total)
 
         def add(leaf_key: jax.Array, leaf: jax.Array) -> jax.Array:

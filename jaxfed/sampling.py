@@ -19,6 +19,9 @@ from jaxfed._config import Configuration
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
+_LEAST_CAP = 16  # a cohort of mean 1 exceeds it with probability 1e-15
+_LEAST_RATE = 1e-9
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler(Configuration, abc.ABC):
@@ -66,8 +69,9 @@ class Poisson(Sampler):
     Args:
         population: the public number of clients.
         rate: the probability of joining, in (0, 1].
-        cap: the largest cohort; mean + 5 sqrt(mean) if not given, at which truncation
-            costs almost nothing. At least the mean.
+        cap: the largest cohort, at least the mean; if not given mean + 5 sqrt(mean),
+            at least 16, at which truncation costs under 1 % of epsilon for delta
+            1e-6 or more. For a smaller delta give a larger cap.
     """
 
     population: int
@@ -79,12 +83,18 @@ class Poisson(Sampler):
         check.probability(
             "pass the share of clients in a round, for example rate=0.1", rate=self.rate
         )
-        mean = self.population * self.rate
+        if self.rate < _LEAST_RATE:
+            raise ValueError(
+                f"rate must be >= {_LEAST_RATE:g}, got {self.rate}; pass the share of "
+                "clients in a round, for example rate=0.1."
+            )
+        mean = self.population * float(self.rate)
         cap = self.cap
         if cap is None:
-            cap = min(self.population, math.ceil(mean + 5 * math.sqrt(mean)))
+            cap = max(_LEAST_CAP, math.ceil(mean + 5 * math.sqrt(mean)))
+            cap = min(self.population, cap)
         check.positive_integer(cap=cap)
-        if cap < mean:
+        if cap < mean * (1 - 1e-12):
             raise ValueError(
                 f"cap must be >= population * rate = {mean:g}, got {cap}; "
                 "below the mean cohort the accounting loses most of the benefit of "
@@ -95,7 +105,9 @@ class Poisson(Sampler):
                 f"cap must be <= population = {self.population}, got {cap}; "
                 "a cohort cannot hold more clients than exist."
             )
-        object.__setattr__(self, "cap", cap)
+        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "population", int(self.population))
+        object.__setattr__(self, "cap", int(cap))
 
     @property
     def max_clients(self) -> int:

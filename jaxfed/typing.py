@@ -81,7 +81,7 @@ class LocalWork(NamedTuple):
     """`init_client(params) -> client_state` before a client's first round."""
     validate: Callable[[Params, dict[str, Any]], None] = lambda params, rows: None
     """`validate(params, rows)` checks, before anything runs, that model and data fit;
-    both hold `jax.ShapeDtypeStruct` leaves."""
+    `rows` are a few of the data's rows."""
     name: str = "local work"
     """How it prints."""
 

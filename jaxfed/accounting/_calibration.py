@@ -42,8 +42,9 @@ def calibrate_multiplier(
         if high > _MOST:
             raise ValueError(
                 f"epsilon={epsilon} with delta={delta} over {rounds} rounds needs a "
-                f"noise multiplier above {_MOST:g}; ask for a larger epsilon or "
-                "fewer rounds."
+                f"noise multiplier above {_MOST:g}, or delta is below what this "
+                "accountant can resolve (about 1e-14); ask for a larger epsilon or "
+                "delta, or fewer rounds."
             )
     while low < high <= 1.0 and fits(low):  # small multipliers cost most: downwards
         low, high = max(_LEAST, low / 2), low

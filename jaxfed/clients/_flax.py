@@ -5,7 +5,7 @@ client data is an extra output that no clip bounds and no noise covers. GroupNor
 LayerNorm need none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ def linen_loss(
     *,
     inputs: str = "x",
     labels: str = "y",
+    rngs: Sequence[str] = ("dropout",),
     **apply_options: Any,
 ) -> LossFunction:
     """Returns a loss function for a flax linen module.
@@ -40,6 +41,7 @@ def linen_loss(
         loss: `(outputs, labels) -> loss`, for example an optax loss.
         inputs: the data's array that is fed to the module.
         labels: the data's array that is fed to `loss`.
+        rngs: the names of the module's random streams besides `params`.
         **apply_options: keywords of the module's call while training, such as
             `deterministic=False`; dropout takes its randomness from the step's key.
 
@@ -50,7 +52,9 @@ def linen_loss(
     def loss_fn(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
         x = batch[inputs]
         variables = jax.eval_shape(
-            lambda k, a: module.init({"params": k, "dropout": k}, a, **apply_options),
+            lambda k, a: module.init(
+                dict.fromkeys(("params", *rngs), k), a, **apply_options
+            ),
             jax.eval_shape(lambda: jax.random.key(0)),
             jax.eval_shape(lambda: x),
         )
@@ -59,9 +63,8 @@ def linen_loss(
             raise ValueError(
                 f"the module keeps {', '.join(extra)} beside its parameters: {_REASON}."
             )
-        outputs = module.apply(
-            {"params": params}, x, rngs={"dropout": key}, **apply_options
-        )
+        streams = {name: keys.for_leaf(key, i) for i, name in enumerate(rngs)}
+        outputs = module.apply({"params": params}, x, rngs=streams, **apply_options)
         return jnp.mean(loss(outputs, batch[labels])), {}
 
     return loss_fn

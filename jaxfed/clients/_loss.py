@@ -1,12 +1,13 @@
 """From a loss over a batch to a loss over its real rows, and the checks on both."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxfed import tree
+from jaxfed import keys, tree
 from jaxfed.typing import Batch, LossFunction, Metrics, Params
 
 Rows = dict[str, jax.Array]
@@ -48,21 +49,21 @@ def over_real_rows(
 def validate(
     loss_fn: LossFunction, batch_size: int, params: Params, rows: dict[str, Any]
 ) -> None:
-    """Checks, by tracing only, that a loss fits a model and the rows of the data.
+    """Checks that a loss fits a model and the rows of the data.
 
     Args:
         loss_fn: `(params, batch, key) -> (loss, metrics)`.
         batch_size: how many rows a batch has.
-        params: the model's parameters, as arrays or `jax.ShapeDtypeStruct`.
-        rows: one row's specification per array of the data.
+        params: the model's parameters.
+        rows: a few of the data's rows.
 
     Raises:
-        ValueError: the loss fails on such a batch, or does not return a scalar and a
-            dict of scalars.
+        ValueError: the loss fails on such a batch, does not return a scalar and a
+            dict of scalars, or is not a mean over rows.
     """
     batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype)
-        for name, row in rows.items()
+        name: jax.ShapeDtypeStruct((batch_size, *values.shape[1:]), values.dtype)
+        for name, values in rows.items()
     }
     shown = ", ".join(f"{name}: {_show(a)}" for name, a in batch.items())
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -106,6 +107,39 @@ def validate(
                 f"metric {name!r} must be one number, got {_kind(value)}; return its "
                 "mean over the batch."
             )
+    _require_mean_over_rows(loss_fn, params, rows)
+
+
+def _require_mean_over_rows(loss_fn: LossFunction, params: Params, rows: Rows) -> None:
+    """Refuses sums, weighted means and statistics across rows, where that shows.
+
+    Compared at parameters that are moved a little, because at a symmetric start all
+    rows can have one loss. A loss that depends on its key cannot be compared.
+    """
+    count = len(next(iter(rows.values())))
+    batch = Batch(rows, jnp.ones(count, bool), jnp.int32(count))
+    shift = keys.tree_like(keys.simulated(0), params)
+    moved = jax.tree.map(
+        lambda a, k: a + (0.1 * jax.random.normal(k, a.shape)).astype(a.dtype),
+        params,
+        shift,
+    )
+
+    def losses(seeds: list[jax.Array]) -> list[jax.Array]:
+        whole = [loss_fn(moved, rows, seed)[0] for seed in seeds[:2]]
+        return [*whole, over_real_rows(loss_fn)(moved, batch, seeds[2])[0]]
+
+    values = jax.jit(losses)([keys.simulated(seed) for seed in range(3)])
+    first, second, by_row = (float(value) for value in values)
+    is_random = first != second
+    if is_random or not math.isfinite(first) or not math.isfinite(by_row):
+        return
+    if abs(first - by_row) > 0.01 * max(abs(first), abs(by_row), 1e-3):
+        raise ValueError(
+            "the loss must be the mean over the batch's rows of a loss of each row, "
+            "but on a few rows it is not: it looks like a sum, a weighted mean or one "
+            "that mixes rows; return for example (weights * losses).mean()."
+        )
 
 
 def _kind(value: Any) -> str:

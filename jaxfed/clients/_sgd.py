@@ -77,7 +77,9 @@ def sgd(
             f"optimizer must be an optax optimizer, got {optimizer!r}; pass for "
             "example optax.sgd(0.1)."
         )
-    gradient = jax.value_and_grad(_loss.over_real_rows(loss_fn), has_aux=True)
+    optimizer = optax.with_extra_args_support(optimizer)
+    masked_loss = _loss.over_real_rows(loss_fn)
+    gradient = jax.value_and_grad(masked_loss, has_aux=True)
 
     def init(shared: Shared, client_state: PyTree) -> _Carry:
         del client_state
@@ -87,7 +89,12 @@ def sgd(
     def step(carry: _Carry, batch: Batch, *, key: jax.Array) -> tuple[_Carry, Metrics]:
         (loss, metrics), gradients = gradient(carry.params, batch, key)
         changes, optimizer_state = optimizer.update(
-            gradients, carry.optimizer_state, carry.params
+            gradients,
+            carry.optimizer_state,
+            carry.params,
+            value=loss,  # what line searches and the like ask for
+            grad=gradients,
+            value_fn=lambda params: masked_loss(params, batch, key)[0],
         )
         params: Any = optax.apply_updates(carry.params, changes)
         carry = _Carry(params, optimizer_state, batch.num_examples)

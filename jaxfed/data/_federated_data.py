@@ -46,6 +46,10 @@ class FederatedData:
         columns = {
             n: validation.rows(c, f"column {n!r}") for n, c in self.columns.items()
         }
+        for named in (arrays, columns):  # what was validated is not written to
+            for name in named:
+                named[name] = named[name].view()
+                named[name].flags.writeable = False
         object.__setattr__(self, "arrays", arrays)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "offsets", np.asarray(self.offsets, np.int64))

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxfed.privacy import Privacy
+from jaxfed.privacy._statement import up
 from jaxfed.typing import Params
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -48,18 +50,15 @@ class History:
         state: the whole server state after the last round.
         rounds: a `RoundRecord` for each round.
         algorithm: the printed form of what was run.
-        statement: the guarantee in words.
         delta: the delta of every epsilon, or None.
         private: whether the values may be released. Always False for a simulation,
             whose noise is reproducible and whose records are exact.
     """
 
-    def __init__(
-        self, *, algorithm: str, statement: str, delta: float | None, params: Params
-    ):
+    def __init__(self, *, algorithm: str, privacy: Privacy, params: Params):
         self.algorithm = algorithm
-        self.statement = statement
-        self.delta = delta
+        self.delta = privacy.delta
+        self._privacy = privacy
         self.params = params
         self.state: Any = None
         self.rounds: list[RoundRecord] = []
@@ -68,6 +67,20 @@ class History:
     def private(self) -> bool:
         """False: nothing in a simulation's history may be released."""
         return False
+
+    @property
+    def statement(self) -> str:
+        """What a real run of the same mechanism could claim, in words.
+
+        For the rounds that were run, or the planned ones if the run was stopped
+        before: a stop that depends on results gives no smaller epsilon.
+        """
+        planned = getattr(self._privacy, "rounds", None) or 1
+        claim = self._privacy.statement(rounds=max(planned, len(self.rounds)))
+        return (
+            "Simulation: nothing in it may be released as private. A real run of the "
+            f"same mechanism could claim:\n{claim}"
+        )
 
     @property
     def epsilon(self) -> float | None:
@@ -178,7 +191,7 @@ def _budget(epsilon: float | None, delta: float | None) -> str:
         return "epsilon unknown: name a delta, privacy.epsilon(rounds=..., delta=...)"
     if math.isinf(epsilon):
         return "no privacy guarantee: epsilon is infinite"
-    return f"epsilon {epsilon:.4g} at delta {delta:g}, as it would be"
+    return f"epsilon {up(epsilon)} at delta {delta:g}, as it would be"
 
 
 def _bars(values: np.ndarray) -> str:

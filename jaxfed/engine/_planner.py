@@ -30,6 +30,7 @@ class Planner:
         self._offsets = data.offsets
         self._sizes = data.client_sizes
         self._batching = batching
+        self._width = min(batching.batch_size, int(self._sizes.max()))
         self._passes_of = -(-self._sizes // batching.batch_size)  # batches in a pass
         self._steps = (
             self._passes_of * batching.epochs
@@ -74,7 +75,7 @@ class Planner:
 
     def _rows(self, clients: np.ndarray, first: np.ndarray, word: np.uint64) -> Any:
         size = self._batching.batch_size
-        lines = np.full((self._lines, size), -1, np.int32)
+        lines = np.full((self._lines, self._width), -1, np.int32)
         if len(clients) == 0:
             return lines
         passes = -(-self._steps[clients] // self._passes_of[clients])

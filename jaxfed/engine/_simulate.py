@@ -4,6 +4,7 @@ A simulation is never private: its noise can be recomputed from the seed, and it
 exact values. Its epsilon is what a real run of the same mechanism would spend.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from jaxfed.engine import _progress, _round
 from jaxfed.engine._history import History, RoundRecord, host_numbers
 from jaxfed.engine._planner import Planner
 from jaxfed.evaluation import Evaluation
+from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params
 
 Evaluate = Callable[[Params], dict[str, float]]
@@ -73,7 +75,11 @@ def simulate(
     check.instance((list, tuple), "pass [callback]", callbacks=callbacks)
     for callback in callbacks:
         check.function("write (history) -> bool", callback=callback)
-    privacy = algorithm.aggregator
+    privacy = check.instance(
+        Privacy,
+        "pass privacy.central(...), or privacy.none(...) to run without",
+        privacy=algorithm.aggregator,
+    )
     if privacy.sampling.population != data.num_clients:
         raise ValueError(
             f"the sampler counts {privacy.sampling.population} clients but data has "
@@ -81,17 +87,15 @@ def simulate(
         )
     params = _checked_params(params)
     arrays = _device_arrays(data)
-    rows = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
-    algorithm.local.validate(params, rows)
+    algorithm.local.validate(params, _example_rows(arrays))
     history = History(
         algorithm=repr(algorithm),
-        statement=privacy.statement(),
-        delta=privacy.delta,
+        privacy=privacy,
         params=params,
     )
     run = _Run(algorithm, data, arrays, params, root)
-    epsilons = privacy.epsilon_curve(rounds)
     with _progress.bar(rounds, show=progress) as report:
+        epsilons = privacy.epsilon_curve(rounds)
         for index in range(rounds):
             start = time.perf_counter()
             private = run.one_round(index)
@@ -107,7 +111,9 @@ def simulate(
             history._record(record, run.state.server, current)
             report(record)
             wishes = [callback(history) for callback in callbacks]  # all of them run
-            if True in wishes:
+            if any(wish is True for wish in wishes):
+                last = _evaluated(evaluations, current, index + 1, is_last=True)
+                history.rounds[-1] = dataclasses.replace(record, evaluation=last)
                 break
     return history
 
@@ -153,8 +159,17 @@ class _Run:
                 "hold NaN or infinity; lower the local learning rate, or look for "
                 "extreme values in the data."
             )
+        if not bool(_is_finite(report.released)):
+            raise RuntimeError(
+                f"the mean update of round {index + 1} is not finite although single "
+                "updates are: their sum overflows; lower the local learning rate, or "
+                "look for extreme values in the data."
+            )
         counts = {"num_clients": num_clients, "num_failed": num_failed}
         return counts | host_numbers(private.metrics)
+
+
+_is_finite = jax.jit(tree.is_finite)
 
 
 @jax.jit
@@ -162,6 +177,13 @@ def _host_keys(root: jax.Array, index: jax.Array) -> list[jax.Array]:
     """Returns a round's keys for what is drawn on the host: cohort and shuffles."""
     purposes = (keys.Purpose.SAMPLING, keys.Purpose.SHUFFLING)
     return [keys.for_round(keys.for_purpose(root, p), index) for p in purposes]
+
+
+def _example_rows(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns up to eight rows, spread over the data, for the checks at the door."""
+    total = len(next(iter(arrays.values())))
+    chosen = np.unique(np.linspace(0, total - 1, 8).astype(np.int64))
+    return {name: array[chosen] for name, array in arrays.items()}
 
 
 def _evaluations(evaluate: Any) -> list[Evaluate]:
@@ -183,7 +205,17 @@ def _evaluated(
             values = evaluation(params)
             remedy = 'return for example {"accuracy": 0.9}'
             check.instance(dict, remedy, evaluate_result=values)
-            found |= {name: float(value) for name, value in values.items()}
+            for name, value in values.items():
+                if name in found:
+                    raise ValueError(
+                        f"two evaluations record {name!r}; give one another name."
+                    )
+                if np.ndim(value) != 0:
+                    raise ValueError(
+                        f"evaluation {name!r} must be one number, got shape "
+                        f"{np.shape(value)}; return its mean."
+                    )
+                found[name] = float(value)
     return found
 
 
@@ -220,5 +252,13 @@ def _device_arrays(data: FederatedData) -> dict[str, jax.Array]:
                     f"array {name!r} holds integers outside {dtype}; renumber them or "
                     "enable 64-bit JAX."
                 )
-        arrays[name] = jnp.asarray(np.asarray(array, dtype))
+        with np.errstate(over="ignore"):
+            narrow = np.asarray(array, dtype)
+        is_narrower = narrow.dtype != array.dtype and dtype.kind == "f"
+        if is_narrower and not np.isfinite(narrow).all():
+            raise ValueError(
+                f"array {name!r} holds values beyond {dtype}; scale them, or enable "
+                "64-bit JAX."
+            )
+        arrays[name] = jnp.asarray(narrow)
     return arrays

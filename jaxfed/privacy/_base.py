@@ -54,7 +54,7 @@ class Privacy(Configuration, abc.ABC):
         """Returns epsilon after each round, or None while no delta is named."""
 
     @abc.abstractmethod
-    def statement(self) -> str:
+    def statement(self, *, rounds: int | None = None) -> str:
         """Returns the guarantee in words, with what it does not cover."""
 
     def plot_tradeoff(self, **options: Any) -> Any:

@@ -6,7 +6,7 @@ part, and is divided by a public constant.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _statement
 from jaxfed.privacy._base import Privacy
-from jaxfed.sampling import Sampler
+from jaxfed.sampling import FixedSize, Full, Poisson, Sampler
 from jaxfed.typing import ClientResult, ClippedSum, Params, PyTree, Released
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RELATIONS = ("zero_out", "replace_one")
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Central(Privacy):
     """Client-level privacy with a trusted server.
@@ -62,9 +63,15 @@ class Central(Privacy):
             noise.Gaussian, "pass noise.Gaussian(multiplier=...)", noise=self.noise
         )
         if self.delta is not None:
-            check.open_probability(delta=self.delta)
+            object.__setattr__(self, "delta", self._checked_delta(self.delta))
         if self.rounds is not None:
             check.positive_integer(rounds=self.rounds)
+        if type(self.sampling) not in (Poisson, Full, FixedSize):
+            raise TypeError(
+                "sampling must be one of jaxfed's own samplers, got "
+                f"{type(self.sampling).__name__}; their events are proved and tested, "
+                "use sampling.Poisson or sampling.Full."
+            )
         self.sampling.event(1.0)  # refuses a sampler without accounting, here and now
 
     def init(self, params: Params) -> PyTree:
@@ -122,6 +129,7 @@ class Central(Privacy):
                 f"epsilon needs {missing}, got None; call "
                 "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
             )
+        delta = self._checked_delta(delta)
         return accounting.epsilon(self._round_event(), rounds, delta=delta)
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
@@ -139,13 +147,8 @@ class Central(Privacy):
                 allows a few clients to be published.
             rounds: how many rounds will be run.
         """
-        check.open_probability("pass for example delta=1e-5", delta=delta)
+        delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
-        if delta >= 1 / self.sampling.population:
-            raise ValueError(
-                f"delta must be < 1 / population = {1 / self.sampling.population:.3g}, "
-                f"got {delta}; a larger one would permit publishing a client outright."
-            )
         multiplier = accounting.calibrate_multiplier(
             self.sampling.event, rounds, epsilon=epsilon, delta=delta
         )
@@ -156,18 +159,31 @@ class Central(Privacy):
             rounds=rounds,
         )
 
-    def statement(self) -> str:
-        """Returns the guarantee in words, with what it does not cover."""
+    def statement(self, *, rounds: int | None = None) -> str:
+        """Returns the guarantee in words, with what it does not cover.
+
+        Args:
+            rounds: how many are run; the planned number if not given.
+        """
+        rounds = self.rounds if rounds is None else rounds
+        is_known = rounds is not None and self.delta is not None
         return _statement.central(
-            epsilon=None
-            if self.rounds is None or self.delta is None
-            else self.epsilon(),
+            epsilon=self.epsilon(rounds=rounds) if is_known else None,
             delta=self.delta,
-            rounds=self.rounds,
+            rounds=rounds,
             participation=self.sampling.describe(),
             clip=self.clipping.norm,
             multiplier=self.noise.multiplier,
         )
+
+    def _checked_delta(self, delta: float) -> float:
+        check.open_probability("pass for example delta=1e-5", delta=delta)
+        if delta >= 1 / self.sampling.population:
+            raise ValueError(
+                f"delta must be < 1 / population = {1 / self.sampling.population:.3g}, "
+                f"got {delta}; a larger one would permit publishing a client outright."
+            )
+        return float(delta)
 
     def _round_event(self) -> "DpEvent":
         # z is noise over sensitivity; both come from the objects that run

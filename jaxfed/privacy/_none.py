@@ -53,8 +53,8 @@ class NoPrivacy(Privacy):
         del state, key
         weight = result.weight if self.weighting == "examples" else jnp.float32(1)
         update = tree.astype(result.update, jnp.float32)
-        ok = tree.is_finite(update)
         weighted = {"update": tree.scale(update, weight), "weight": weight}
+        ok = tree.is_finite(weighted)
         return tree.where(ok, weighted, tree.zeros_like(weighted))
 
     def release(
@@ -84,8 +84,9 @@ class NoPrivacy(Privacy):
         """Returns infinity for every round."""
         return np.full(rounds, math.inf)
 
-    def statement(self) -> str:
+    def statement(self, *, rounds: int | None = None) -> str:
         """Says that there is no guarantee."""
+        del rounds
         return (
             "No privacy guarantee. Updates are neither clipped nor noised: every "
             "release may reveal any client's data (epsilon is infinite). "

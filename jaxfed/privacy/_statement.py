@@ -34,7 +34,7 @@ def central(
     else:
         # rounded up: a printed epsilon is never below the computed one
         claim = (
-            f"After {rounds:,} rounds the released models are "
+            f"After {rounds:,} rounds, models released by this mechanism are "
             f"({up(epsilon)}, {delta:g})-differentially private for each client."
         )
     return "\n".join(

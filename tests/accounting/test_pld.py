@@ -37,7 +37,8 @@ def test_equals_dp_accountings_own_composition():
     )
     accountant.compose(event, 30)
     assert accounting.epsilon(event, 30, delta=1e-6) == pytest.approx(
-        accountant.get_epsilon(1e-6), rel=1e-9
+        accountant.get_epsilon(1e-6),
+        rel=1e-4,  # another grid of losses
     )
 
 

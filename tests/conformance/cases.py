@@ -1,5 +1,6 @@
 """The table: each new algorithm, privacy object or sampler is one line in it."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -146,6 +147,33 @@ SAMPLERS = [
     Case("poisson_capped", lambda: jf.sampling.Poisson(population=9, rate=0.4, cap=4)),
     Case("full", lambda: jf.sampling.Full(population=7)),
     Case("fixed_size", lambda: jf.sampling.FixedSize(population=7, size=3)),
+]
+
+
+def fedavg_with(privacy) -> FederatedAlgorithm:
+    return jf.algorithms.fedavg(sgd(), privacy)
+
+
+# every privacy object and every sampler also runs inside a round
+ALGORITHMS += [
+    Case(
+        f"fedavg_{case.name}",
+        lambda case=case: fedavg_with(case.build()),
+        is_random=case.has_noise,
+        has_noise=case.has_noise,
+    )
+    for case in PRIVACY
+    if case.name != "none_by_examples"  # the first line of the table
+] + [
+    Case(
+        f"fedavg_{case.name}",
+        lambda case=case: fedavg_with(
+            jf.privacy.none(
+                sampling=dataclasses.replace(case.build(), population=POPULATION)
+            )
+        ),
+    )
+    for case in SAMPLERS
 ]
 
 

@@ -64,7 +64,9 @@ def test_the_seed_decides_and_the_global_state_does_not(name):
 
 @pytest.mark.parametrize("seed", [None, -1, 1.5, True, "0"])
 def test_a_seed_must_be_an_integer(seed):
-    with pytest.raises(ValueError, match=r"seed must be an integer with 0 <= seed .* got .*seed=0"):
+    with pytest.raises(
+        ValueError, match=r"seed must be an integer with 0 <= seed .* got .*seed=0"
+    ):
         partition.iid(10, num_clients=2, seed=seed)
 
 
