@@ -15,7 +15,7 @@ import optax
 
 import jaxfed as jf
 
-made_up = [pathlib.Path(__file__).with_name("clinics.csv"), "clinic", "readmitted"]
+made_up = [f"{pathlib.Path(__file__).parent}/clinics.csv", "clinic", "readmitted"]
 path, client, label = sys.argv[1:4] or made_up
 data = jf.data.FederatedData.from_csv(path, client=client, label=label)
 train, test = data.split_clients(test=0.25, seed=0)

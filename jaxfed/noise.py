@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxfed import _check as check
 from jaxfed import keys
@@ -44,7 +45,7 @@ class Gaussian(Configuration):
             clipped=clipped,
         )
         bound = clipped.l2_bound
-        if not isinstance(bound, jax.core.Tracer):
+        if not isinstance(bound, Tracer):
             check.positive(
                 "it is what one client can move the sum by", l2_bound=float(bound)
             )
