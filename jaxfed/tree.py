@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def where_rows(condition: jax.Array, left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(select, left, right)
 
 
-def astype(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+def astype(tree: PyTree, dtype: Any) -> PyTree:
     """Returns `tree` with every leaf converted to `dtype`."""
     return jax.tree.map(lambda a: a.astype(dtype), tree)
 

@@ -18,7 +18,7 @@ def draw_classes(
         shares = wanted * (taken < left)
         if not shares.sum() > 0:
             shares = (left - taken).astype(np.float64)
-        batch = generator.multinomial(size - taken.sum(), shares_of(shares))
+        batch = generator.multinomial(int(size - taken.sum()), shares_of(shares))
         taken = np.minimum(taken + batch, left)
     return taken
 
