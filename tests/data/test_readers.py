@@ -22,7 +22,7 @@ from jaxfed.data import FederatedData, _plays, partition, readers
 
 def idx(array):
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return gzip.compress(header + array.astype(np.uint8).tobytes())
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def sha256(file):
@@ -49,10 +49,13 @@ def test_fashion_mnist(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"\0\0\x0d\1\0\0\0\1abcd"), "is not an IDX file of bytes"),
-        (gzip.compress(b"\0"), "is not an IDX file of bytes"),
+        (
+            gzip.compress(b"\0\0\x0d\1\0\0\0\1abcd", mtime=0),
+            "is not an IDX file of bytes",
+        ),
+        (gzip.compress(b"\0", mtime=0), "is not an IDX file of bytes"),
         (idx(np.zeros((2, 28, 28)))[:-9], None),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\5abcd"), "is cut short"),
+        (gzip.compress(b"\0\0\x08\1\0\0\0\5abcd", mtime=0), "is cut short"),
     ],
 )
 def test_a_damaged_idx_file_is_refused(tmp_path, content, message):
@@ -66,7 +69,7 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content, message):
 def test_digits(tmp_path):
     table = np.c_[np.random.default_rng(0).integers(0, 17, (4, 64)), [3, 1, 4, 1]]
     text = "\n".join(",".join(map(str, row)) for row in table)
-    (tmp_path / "d.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "d.csv.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     found = readers.digits(tmp_path / "d.csv.gz")
     assert np.array_equal(found["x"], (table[:, :64] / 16).astype(np.float32))
     assert found["y"].tolist() == [3, 1, 4, 1]
