@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import jaxfed as jf
+from jaxfed._config import Configuration
 from tests.problems import logistic_loss, logistic_params, ragged_data
 
 DATA = ragged_data()
@@ -84,7 +85,10 @@ def test_what_carries_a_guarantee_cannot_be_derived_from(base):
         type("Bent", (base,), {})
 
 
-def test_a_foreign_sampler_or_aggregator_cannot_claim():
+def test_a_foreign_sampler_or_aggregator_cannot_claim(monkeypatch):
+    # The class stays known to its family only as long as this test runs.
+    monkeypatch.setattr(Configuration, "_kinds", dict(Configuration._kinds))
+
     class Quiet(jf.sampling.Sampler):
         population = 6
         max_clients = 6
