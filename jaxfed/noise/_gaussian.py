@@ -1,6 +1,6 @@
-"""Noise for the release of a clipped sum.
+"""The Gaussian mechanism.
 
-The Gaussian mechanism: Dwork and Roth 2014, appendix A; McMahan et al. 2018,
+Dwork and Roth 2014, appendix A; McMahan et al. 2018,
 arXiv:1710.06963, algorithm 1.
 """
 

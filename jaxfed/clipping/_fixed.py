@@ -1,4 +1,4 @@
-"""Clipping: bounding what one client can contribute.
+"""Flat clipping: the whole update to one norm.
 
 McMahan et al. 2018, arXiv:1710.06963, section 3 (flat clipping of the whole update).
 """
