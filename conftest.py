@@ -7,6 +7,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -16,3 +17,19 @@ hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=100
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--nightly`, for what takes too long for every change."""
+    parser.addoption("--nightly", action="store_true", help="run exhaustive tests too")
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves exhaustive tests out unless they are asked for."""
+    if config.getoption("--nightly"):
+        return
+    exhaustive = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=exhaustive)
+    items[:] = [item for item in items if not item.get_closest_marker("nightly")]

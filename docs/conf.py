@@ -26,6 +26,12 @@ nitpick_ignore_regex = [
     ("py:class", r"(jax|jnp|np|numpy|optax|collections|typing|dp_accounting)\..*"),
     ("py:class", r"(DpEvent|array.*)"),
     ("py:exc", r"[A-Za-z]*Error"),
+    # values that pass between parts of the package and have no page
+    (
+        "py:class",
+        r"jaxfed\..*\.(_central_correlated\._State|_joint\.Encoded|_base\.Group"
+        r"|_privunit\.Cap)",
+    ),
 ]
 
 # Of these, napoleon takes the text before a colon for a type; ours is a sentence.
@@ -61,5 +67,19 @@ def _markdown_to_rest(lines):
     return result
 
 
+def _public_reference(app, env, node, contnode):
+    """Finds what a private module defines under the name that the package gives it."""
+    target = node.get("reftarget", "")
+    public = re.sub(r"\._\w+(?=\.)", "", target)
+    if public == target or node.get("refdomain") != "py":
+        return None
+    document = node.get("refdoc", env.docname)
+    domain = env.get_domain("py")
+    return domain.resolve_xref(
+        env, document, app.builder, node["reftype"], public, node, contnode
+    )
+
+
 def setup(app):
+    app.connect("missing-reference", _public_reference)
     app.connect("autodoc-process-docstring", _docstring_to_rest)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxfed import metrics as metrics
     from jaxfed import noise as noise
     from jaxfed import privacy as privacy
+    from jaxfed import queries as queries
     from jaxfed import sampling as sampling
     from jaxfed import tree as tree
     from jaxfed import typing as typing
@@ -39,6 +40,7 @@ _SUBMODULES = (
     "metrics",
     "noise",
     "privacy",
+    "queries",
     "sampling",
     "tree",
     "typing",

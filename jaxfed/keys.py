@@ -5,12 +5,17 @@ then the round, then the client, then the leaf. A client's key depends on its
 number alone, never on who else was sampled or on padding. Every step of the tree
 folds in a tagged number, so that round 3 and client 3 are different branches.
 
-Keys are typed JAX keys (`jax.random.key`); there is no default key.
+Keys are typed JAX keys (`jax.random.key`); there is no default key. There are two
+kinds, made by two functions and told apart by their type: `simulated` (threefry, from
+an integer seed, reproducible, for research) and `secure` (ChaCha20, from 256 secret
+bits, for releases). Everything that follows from a key works on both, except
+`host_generator`, which is for simulations only.
 """
 
 import enum
 import functools
 import operator
+import secrets
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +23,14 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxfed import _check as check
+from jaxfed import _hkdf
+from jaxfed._chacha import CHACHA20
 from jaxfed.typing import PyTree
 
 _INDEX_BITS = 30  # two bits of the folded word say which step of the tree it is
 _PURPOSE, _ROUND, _CLIENT, _LEAF = range(4)
+_SECRET_BYTES = 32
+_SALT = b"jaxfed secure key, version 1"  # a change would change every derived key
 
 
 class Purpose(enum.IntEnum):
@@ -57,6 +66,54 @@ def simulated(seed: int) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
+def new_secret() -> bytes:
+    """Returns 32 bytes of the operating system's entropy: the secret of one run.
+
+    Whoever holds them can compute the noise and take it off every release: keep them
+    where the keys of the server are kept, and out of published checkpoints.
+    """
+    return secrets.token_bytes(_SECRET_BYTES)
+
+
+def secure(secret: bytes, *, context: bytes) -> jax.Array:
+    """Returns the root key of a release: ChaCha20, keyed by HKDF-SHA256.
+
+    The same secret and context give the same key, so that a crashed release repeats
+    bit by bit. Different contexts give independent keys. One key must never noise two
+    inputs: the context has to name all that the release depends on (the ledger entry,
+    the hash of the aggregate, the plan).
+
+    Args:
+        secret: 32 bytes from `new_secret`; secret, and never a password or a seed.
+        context: what this key is for; public, not empty.
+
+    Raises:
+        TypeError: one of them is not bytes.
+        ValueError: the secret is not of 32 bytes, or the context is empty.
+    """
+    remedy = "make a secret with jaxfed.keys.new_secret()"
+    check.instance(bytes, remedy, secret=secret)
+    check.instance(bytes, "name the release, for example b'round 3'", context=context)
+    if len(secret) != _SECRET_BYTES:
+        raise ValueError(
+            f"secret must be {_SECRET_BYTES} bytes, got {len(secret)} bytes; {remedy}."
+        )
+    if not context:
+        raise ValueError(
+            "context must not be empty, got b''; name all that the release depends "
+            "on, so that no key noises two inputs."
+        )
+    derived = _hkdf.derive(secret, salt=_SALT, context=context, length=_SECRET_BYTES)
+    words = np.frombuffer(derived, "<u4").astype(np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=CHACHA20)
+
+
+def is_secure(key: jax.Array) -> bool:
+    """Returns whether a key descends from `secure`; known inside `jit` too."""
+    check.key(key=key)
+    return jax.random.key_impl(key) == CHACHA20
+
+
 def for_purpose(key: jax.Array, purpose: Purpose) -> jax.Array:
     """Returns the branch of `key` for one purpose."""
     return _fold(key, _PURPOSE, int(purpose))
@@ -84,17 +141,52 @@ def tree_like(key: jax.Array, tree: PyTree) -> PyTree:
 
 
 def host_words(key: jax.Array, count: int) -> np.ndarray:
-    """Draws `count` uint64 words from `key` for use by NumPy."""
+    """Draws `count` uint64 words from `key` for use by NumPy.
+
+    As good as the key: from a secure key nobody can tell them from uniform words.
+    Sampling on the host for a release builds on these words (`host_coins`,
+    `host_order`).
+    """
     check.key(key=key)
     bits = np.asarray(_bits(key, count)).astype(np.uint64)
     return (bits[:, 0] << np.uint64(32)) | bits[:, 1]
+
+
+def host_coins(key: jax.Array, probability: float, count: int) -> np.ndarray:
+    """Flips `count` independent coins on the host: a boolean vector.
+
+    Each is true with a probability of `ceil(probability * 2**64) / 2**64`, the float
+    taken exactly: at most 2**-64 above `probability`. Works with either kind of key.
+    """
+    check.probability(probability=probability)
+    numerator, denominator = float(probability).as_integer_ratio()
+    threshold = -(-(numerator << 64) // denominator)
+    return host_words(key, count) <= np.uint64(threshold - 1)
+
+
+def host_order(key: jax.Array, count: int) -> np.ndarray:
+    """Puts 0, ..., count - 1 in random order on the host (int64).
+
+    Sorts by 128 random bits each: the order is uniform up to the probability of a
+    tie, below `count**2 * 2**-129`. Works with either kind of key.
+    """
+    words = host_words(key, 2 * count)
+    return np.lexsort((words[:count], words[count:]))
 
 
 def host_generator(key: jax.Array) -> np.random.Generator:
     """Returns a NumPy generator for host-side sampling, seeded with 128 bits of `key`.
 
     Philox is counter-based and not cryptographic: for simulations only.
+
+    Raises:
+        ValueError: the key is secure, so that the draw may be part of a release.
     """
+    if is_secure(key):
+        raise ValueError(
+            "host_generator is for simulations, got a secure key; a release draws on "
+            "the host with keys.host_coins, keys.host_order or keys.host_words."
+        )
     return np.random.Generator(np.random.Philox(key=host_words(key, 2)))
 
 

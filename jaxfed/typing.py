@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxfed import _check as check
+
 PyTree = Any
 """Nested containers of arrays, as in `jax.tree`."""
 Params = PyTree
@@ -58,11 +60,15 @@ class Batching:
 
     `epochs` passes over shuffled data in batches of `batch_size` (the last batch of a
     pass may be smaller), or exactly `steps` such batches, reshuffled at every pass.
+    With `rate`, each of `steps` batches is a Poisson sample of the client's examples:
+    each joins with that probability, and a uniformly random `batch_size` of them
+    stay; a batch may be empty.
     """
 
     batch_size: int
     epochs: int | None = None
     steps: int | None = None
+    rate: float | None = None
 
 
 class LocalWork(NamedTuple):
@@ -82,6 +88,8 @@ class LocalWork(NamedTuple):
     validate: Callable[[Params, dict[str, Any]], None] = lambda params, rows: None
     """`validate(params, rows)` checks, before anything runs, that model and data fit;
     `rows` are a few of the data's rows."""
+    mechanism: Any = None
+    """The privacy object whose noise is inside the steps, if there is one."""
     name: str = "local work"
     """How it prints."""
 
@@ -110,6 +118,25 @@ class Cohort(NamedTuple):
     """(lines, batch_size) int32: row i of the data as i, a padding slot as ~i."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Participation:
+    """A contract of participation: what no client ever exceeds. Public.
+
+    A client that took part in round t takes part again in round t + `min_separation`
+    at the earliest, and in at most `max_participations` rounds of a run.
+    """
+
+    min_separation: int
+    max_participations: int
+
+    def __post_init__(self) -> None:
+        for name in ("min_separation", "max_participations"):
+            value = check.positive_integer(
+                "pass sampler.participation(rounds)", **{name: getattr(self, name)}
+            )
+            object.__setattr__(self, name, value)
+
+
 class Aggregator(Protocol):
     """A sum over clients between an encoding and a release.
 
@@ -133,16 +160,18 @@ class Aggregator(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClippedSum:
-    """A sum that knows its bound: one client moves it by at most `l2_bound`.
+    """An integer sum that knows its bound: one client moves it by at most `levels`.
 
     Private. It has no mean and no division: only a mechanism turns it into something
-    that has. Both fields are leaves, so a linear map over the tree scales the bound
-    along with the sum.
+    that has, and dividing its integers by hand makes them refused as noise's input.
     """
 
     total: PyTree
-    l2_bound: jax.Array
-    """() float32: L2 distance over all leaves together (zero-out relation)."""
+    """int32 leaves, in grid units."""
+    step: jax.Array
+    """() float32: what one grid unit is worth."""
+    levels: int = dataclasses.field(metadata={"static": True})
+    """L2 distance over all leaves together, in grid units (zero-out relation)."""
 
 
 @jax.tree_util.register_dataclass

@@ -47,7 +47,9 @@ def test_small_parts_load_nothing_heavy(module):
     assert loaded_by(f"import jaxfed.{module}") == []
 
 
-@pytest.mark.parametrize("module", ["clients", "privacy", "algorithms", "engine"])
+@pytest.mark.parametrize(
+    "module", ["clients", "privacy", "algorithms", "queries", "engine"]
+)
 def test_large_parts_load_accounting_and_files_only_when_used(module):
     assert set(loaded_by(f"import jaxfed.{module}")) <= {"optax"}
 

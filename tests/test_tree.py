@@ -140,9 +140,21 @@ def test_the_largest_magnitude_is_exact(values):
     assert float(MAXIMUM({"a": values})) == np.abs(values).max()
 
 
+@pytest.mark.parametrize("size", [1, 6, 300, 70_000])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan])
+def test_a_nan_is_the_largest_magnitude_at_every_size(size, bad):
+    """XLA's own maximum of floats drops NaN in large arrays since jax 0.10."""
+    values = np.full(size, 3.0, np.float32)
+    values[size // 2] = bad
+    assert np.isnan(float(MAXIMUM({"a": values, "b": np.ones(3, np.float32)})))
+    rows = np.stack([values, np.full(size, 2.0, np.float32)])
+    mapped = jax.jit(jax.vmap(tree.maximum_magnitude))(rows)
+    np.testing.assert_array_equal(np.isnan(mapped), [True, False])
+
+
 def levels(size):
-    """How many sums of at most 1,024 terms lie on the way to the total."""
-    return 1 if size <= 1024 else 1 + levels(-(-size // 1024))
+    """How many sums of at most 256 terms lie on the way to the total."""
+    return 1 if size <= 256 else 1 + levels(-(-size // 256))
 
 
 def exact(leaves):
@@ -154,7 +166,13 @@ def exact(leaves):
 
 def bound(leaves):
     most = max(levels(leaf.size) for leaf in leaves) + levels(len(leaves))
-    return 1025 * most * UNIT
+    return 2.0**-13 + (most - 1) * 2.0**-14
+
+
+def keeps_the_bound(found, leaves):
+    """Truncation only loses; rounding of the squares may add 2**-24."""
+    error = float(found) / exact(leaves) - 1
+    return -bound(leaves) <= error <= 2 * UNIT
 
 
 def equal(size):
@@ -188,9 +206,7 @@ ADVERSARIES = [equal, alternating, one_before_many_tiny, spread]
 def test_the_sum_of_squares_keeps_its_bound(size):
     for make in ADVERSARIES:
         values = make(size)
-        expected = exact([values])
-        error = abs(float(SUM_OF_SQUARES(values)) - expected) / expected
-        assert error <= bound([values]), make.__name__
+        assert keeps_the_bound(SUM_OF_SQUARES(values), [values]), make.__name__
 
 
 def test_a_running_sum_would_not_keep_it():
@@ -210,29 +226,33 @@ def test_the_bound_holds_across_leaves(count):
         spread(3) * rng.choice([1.0, 0.5]).astype(np.float32) for _ in range(count)
     ]
     leaves[0] = one_before_many_tiny(5000).reshape(50, 100)
-    expected = exact(leaves)
-    found = float(tree.sum_of_squares(leaves))
-    assert abs(found - expected) / expected <= bound(leaves)
+    assert keeps_the_bound(tree.sum_of_squares(leaves), leaves)
 
 
 def test_low_precision_leaves_are_squared_in_float32():
     values = np.full(4096, 0.1, ml_dtypes.bfloat16)
-    expected = exact([values])
-    assert abs(float(SUM_OF_SQUARES(values)) - expected) / expected <= bound([values])
+    assert keeps_the_bound(SUM_OF_SQUARES(values), [values])
 
 
-def compiled_sum(size):
-    spec = jax.ShapeDtypeStruct((size,), jnp.float32)
-    return jax.jit(lambda a: tree.sum_of_squares(a)).lower(spec).compile().as_text()
+def test_what_cannot_be_squared_is_infinite():
+    for bad in (np.nan, np.inf, -np.inf, 3e38, -1e30, 2.0**63):
+        for size in (1, 2, 300, 70_000):
+            values = np.full(size, 3.0, np.float32)
+            values[size // 2] = bad
+            assert float(SUM_OF_SQUARES(values)) == np.inf
+            assert float(SUM_OF_SQUARES([values, np.ones(5, np.float32)])) == np.inf
 
 
-def test_the_compiler_keeps_one_sum_per_level(monkeypatch):
-    """3,000,000 terms are summed by 1,024s, to 2,930, then again, to 3, then to 1.
+@pytest.mark.parametrize("size", [300, 5000, 9610, 210_000])
+def test_every_way_of_compiling_gives_the_same_bits(size):
+    """A sum of floats differs by an ulp here and there, in this very comparison."""
+    rows = np.random.default_rng(size).normal(size=(6, size)).astype(np.float32)
 
-    Without the barriers XLA merges the last two into one sum of 2,930 terms, and the
-    grid of 3 x 1,024 disappears from the program.
-    """
-    second_level = "f32[3,1024]"
-    assert second_level in compiled_sum(3_000_000)
-    monkeypatch.setattr(tree.lax, "optimization_barrier", lambda values: values)
-    assert second_level not in compiled_sum(3_000_000)
+    def bits(function):
+        alone = np.array([jax.jit(function)(row) for row in rows])
+        mapped = np.array(jax.jit(jax.vmap(function))(rows))
+        looped = np.array(jax.jit(lambda r: jax.lax.map(function, r))(rows))
+        eager = np.array([function(jnp.asarray(row)) for row in rows])
+        return {a.tobytes() for a in (alone, mapped, looped, eager)}
+
+    assert len(bits(tree.sum_of_squares)) == 1

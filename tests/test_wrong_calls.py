@@ -79,7 +79,9 @@ def calibrated(epsilon=1.0, delta=1e-5, rounds=2):
 
 
 def noise_with(key):
-    clipped = jf.typing.ClippedSum(total=jnp.ones(2), l2_bound=jnp.float32(1))
+    clipped = jf.typing.ClippedSum(
+        total=jnp.ones(2, jnp.int32), step=jnp.float32(1), levels=1
+    )
     return jf.noise.Gaussian(multiplier=1.0).release(clipped, key=key)
 
 
@@ -433,11 +435,11 @@ PRIVACY = [
         "sampling.Poisson(population=..., rate=0.1)",
     ),
     case(
-        "a sampler without accounting",
-        lambda _: private(sampling=jf.sampling.FixedSize(population=10, size=2)),
+        "correlated noise without a horizon",
+        lambda _: private(noise=jf.noise.BLT(multiplier=1.0)),
         ValueError,
-        "FixedSize has no accounting under the zero-out relation",
-        "use sampling.Poisson",
+        "rounds must be an integer >= 1, got None",
+        "pass how many rounds you will run",
     ),
     case(
         "delta 0",
@@ -504,7 +506,7 @@ PRIVACY = [
         lambda _: fedavg().aggregator.plot_tradeoff(),
         ValueError,
         "NoPrivacy adds no noise",
-        "use privacy.central(...) with a positive multiplier",
+        "use privacy.central(...) with a positive one",
     ),
     case(
         "a path where JSON belongs",
@@ -525,7 +527,7 @@ KEYS = [
     ),
     case(
         "an integer for sampling",
-        lambda _: jf.sampling.Full(population=5).draw(key=0),
+        lambda _: jf.sampling.Full(population=5).draw(0, key=0),
         TypeError,
         "key must be one typed PRNG key, got 0",
         KEY_REMEDY,

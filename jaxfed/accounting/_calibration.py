@@ -1,20 +1,32 @@
-"""The least noise that meets a budget."""
+"""The least noise, the most rounds or the largest cohort that meets a budget.
 
+Searches try one accountant; what they return is then derived by all of them, as any
+other claim (`accounting.derive`).
+"""
+
+import functools
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jaxfed import _check as check
-from jaxfed.accounting import _pld
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+from jaxfed.accounting import _epsilon, _events, _pld, _rdp
 
 _RELATIVE_TOLERANCE = 5e-4
 _LEAST, _MOST = 0.1, 1e6
+_LEAST_RATE = 1e-9
+_INTERVALS = 2000
+_MOST_ROUNDS = 2**31
 
 
 def calibrate_multiplier(
-    event: Callable[[float], "DpEvent"], rounds: int, *, epsilon: float, delta: float
+    event: Callable[[float], Any],
+    rounds: int,
+    *,
+    epsilon: float,
+    delta: float,
+    relation: str = "zero_out",
+    distance: float = 0.0,
 ) -> float:
     """Returns the smallest noise multiplier with at most `epsilon` after `rounds`.
 
@@ -23,6 +35,8 @@ def calibrate_multiplier(
         rounds: how many rounds will be run.
         epsilon: the budget, > 0.
         delta: strictly between 0 and 1.
+        relation: what neighbours are.
+        distance: of the whole run from an ideal one; see `accounting.epsilon`.
 
     Returns:
         A multiplier within 0.05 % above the smallest one, and never below 0.1: with
@@ -31,11 +45,7 @@ def calibrate_multiplier(
     Raises:
         ValueError: an argument is out of range, or no noise up to 1e6 is enough.
     """
-    check.positive("pass for example epsilon=1.0", epsilon=epsilon)
-
-    def fits(multiplier: float) -> bool:
-        return _pld.epsilon(event(multiplier), rounds, delta=delta) <= epsilon
-
+    fits = _fits(event, rounds, epsilon, delta, relation, distance)
     low, high = 0.5, 1.0
     while not fits(high):
         low, high = high, 2 * high
@@ -51,4 +61,173 @@ def calibrate_multiplier(
     while high > low * (1 + _RELATIVE_TOLERANCE):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if fits(middle) else (middle, high)
+    _confirm(event(high), rounds, epsilon, delta, relation, distance)
     return high
+
+
+def calibrate_rate(
+    event: Callable[[float], Any],
+    rounds: int,
+    *,
+    epsilon: float,
+    delta: float,
+    relation: str = "zero_out",
+    distance: float = 0.0,
+) -> float:
+    """Returns the largest sampling rate with at most `epsilon` after `rounds`.
+
+    Args:
+        event: one round's event for a given rate; where the noise is fixed per
+            client, let its multiplier grow with the cohort.
+        rounds: how many rounds will be run.
+        epsilon: the budget, > 0.
+        delta: strictly between 0 and 1.
+        relation: what neighbours are.
+        distance: of the whole run from an ideal one; see `accounting.epsilon`.
+
+    Returns:
+        A rate in (0, 1], within 0.05 % below the largest one.
+
+    Raises:
+        ValueError: an argument is out of range, or even a rate of 1e-9 is too much.
+    """
+    fits = _fits(event, rounds, epsilon, delta, relation, distance)
+    high = low = 1.0
+    while not fits(low):
+        low, high = low / 4, low
+        if low < _LEAST_RATE:
+            raise ValueError(
+                f"epsilon={epsilon} with delta={delta} over {rounds} rounds permits no "
+                f"sampling rate above {_LEAST_RATE:g}; ask for a larger epsilon or "
+                "delta, fewer rounds or more noise."
+            )
+    while high > low * (1 + _RELATIVE_TOLERANCE):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    _confirm(event(low), rounds, epsilon, delta, relation, distance)
+    return low
+
+
+def calibrate_rounds(
+    event: Any,
+    *,
+    epsilon: float,
+    delta: float,
+    relation: str = "zero_out",
+    distance: float = 0.0,
+) -> int:
+    """Returns the largest number of rounds with at most `epsilon`.
+
+    Args:
+        event: one round.
+        epsilon: the budget, > 0.
+        delta: strictly between 0 and 1.
+        relation: what neighbours are.
+        distance: of the whole run from an ideal one; see `accounting.epsilon`.
+
+    Returns:
+        The count, >= 0; at most one in a thousand below the true one.
+
+    Raises:
+        ValueError: an argument is out of range, or every number of rounds fits.
+    """
+    check.positive("pass for example epsilon=1.0", epsilon=epsilon)
+    check.open_probability(_epsilon._DELTA, delta=delta)
+    parts = _events.parts(event, 1, relation)
+    if parts is None:
+        return 0
+    if not parts:
+        raise ValueError(
+            "event must cost something, got one that never spends; it can be run any "
+            "number of times."
+        )
+    fits = functools.partial(_count_fits, parts, epsilon, delta, relation, distance)
+    low = _by_renyi(parts, epsilon, delta, relation) if not distance else 0
+    while low and not fits(low):  # rare: where Renyi bounds are the tighter ones
+        low //= 2
+    high = max(1, low + low // 4)
+    while fits(high):
+        low, high = high, 2 * high
+        if high > _MOST_ROUNDS:
+            raise ValueError(
+                f"epsilon={epsilon} permits more than {_MOST_ROUNDS} rounds; less "
+                "noise would still meet the budget."
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    if low:
+        _confirm(event, low, epsilon * (1 + 1e-3), delta, relation, distance)
+    return low
+
+
+def _count_fits(
+    parts: tuple[_events.Part, ...],
+    epsilon: float,
+    delta: float,
+    relation: str,
+    distance: float,
+    count: int,
+) -> bool:
+    times = tuple((leaf, uses * count) for leaf, uses in parts)
+    if _pld.exists(times) and delta >= _pld.LEAST_DELTA:
+        loss = _pld.composed(times, relation, epsilon / _INTERVALS)
+        of_delta = loss.get_epsilon_for_delta
+    else:
+        renyi = _rdp.of_parts(times, relation)
+        of_delta = functools.partial(_rdp.epsilon_of, renyi)
+    return _epsilon.at_distance(of_delta, delta, distance) <= epsilon
+
+
+def _by_renyi(
+    parts: tuple[_events.Part, ...], epsilon: float, delta: float, relation: str
+) -> int:
+    rdp = _rdp.of_parts(parts, relation)
+    low, high = 0, 1
+    while high < _MOST_ROUNDS and _rdp.epsilon_of(high * rdp, delta) <= epsilon:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _rdp.epsilon_of(middle * rdp, delta) <= epsilon
+        low, high = (middle, high) if fits else (low, middle)
+    return low
+
+
+def _fits(
+    event: Callable[[float], Any],
+    rounds: int,
+    epsilon: float,
+    delta: float,
+    relation: str,
+    distance: float,
+) -> Callable[[float], bool]:
+    check.positive("pass for example epsilon=1.0", epsilon=epsilon)
+    check.positive_integer(rounds=rounds)
+    check.open_probability(_epsilon._DELTA, delta=delta)
+    check.non_negative(distance=distance)
+
+    def fits(value: float) -> bool:
+        found = _epsilon.trial(
+            event(value), rounds, delta=delta, relation=relation, distance=distance
+        )
+        return found <= epsilon
+
+    return fits
+
+
+def _confirm(
+    event: Any,
+    rounds: int,
+    epsilon: float,
+    delta: float,
+    relation: str,
+    distance: float,
+) -> None:
+    found = _epsilon.epsilon(
+        event, rounds, delta=delta, relation=relation, distance=distance
+    )
+    if not found <= epsilon or math.isnan(found):
+        raise _epsilon.AccountingError(
+            f"epsilon must be <= {epsilon} at the calibrated value, got {found}; is "
+            "the event the same every time it is asked for?"
+        )

@@ -9,14 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed._config import Configuration
-from jaxfed.typing import PyTree
+from jaxfed.clipping._base import Clipping, Group, checked_norm, whole
+from jaxfed.clipping._lattice import HEADROOM
+from jaxfed.typing import Params, PyTree
 
-# The computed norm is within 2**-12.8 of the true one (see `tree.sum_of_squares`); a
-# limit 2**-11 below the bound leaves room for that and for the scaling's rounding.
-_HEADROOM = 1.0 - 2.0**-11
 # Squares of updates outside 2**-40 .. 2**40 could overflow or underflow: those are
 # first multiplied by a power of two, which is exact. (Dividing by the largest value
 # is not safe: compilers multiply by its reciprocal, which above 2**126 flushes to 0.)
@@ -34,7 +31,7 @@ class Clipped(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fixed(Configuration):
+class Fixed(Clipping):
     """Scales an update down to a fixed L2 norm.
 
     Guarantee: the L2 norm of `clip(update).value` over all leaves together, in exact
@@ -57,10 +54,30 @@ class Fixed(Configuration):
 
     def __post_init__(self) -> None:
         remedy = "typical model updates have norms between 0.01 and 10"
-        norm = check.positive(remedy, norm=self.norm)
-        if not 1e-12 <= norm <= 1e12:
-            raise ValueError(f"norm must be in [1e-12, 1e12], got {norm}; {remedy}.")
-        object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "norm", checked_norm(remedy, norm=self.norm))
+
+    def groups(self, params: Params) -> tuple[Group, ...]:
+        """Returns one group of all leaves."""
+        return whole(params)
+
+    def init(self, params: Params) -> PyTree:
+        """Returns `()`: there is no state."""
+        del params
+        return ()
+
+    def norms_of(self, state: PyTree) -> tuple[jax.Array, ...]:
+        """Returns `norm`."""
+        del state
+        return (jnp.float32(self.norm),)
+
+    @property
+    def initial_norm(self) -> float:
+        """`norm`."""
+        return self.norm
+
+    def describe(self) -> str:
+        """Returns one clause for a privacy statement."""
+        return f"each update is clipped to L2 norm {self.norm:g}"
 
     def clip(self, update: PyTree) -> Clipped:
         """Bounds one client's update (a pytree of floating-point leaves)."""
@@ -76,7 +93,7 @@ class Fixed(Configuration):
         ).astype(jnp.float32)
         scaled = tree.scale(values, unit)
         length = jnp.sqrt(tree.sum_of_squares(scaled))  # the norm in this unit
-        limit = jnp.float32(self.norm * _HEADROOM)
+        limit = jnp.float32(self.norm * HEADROOM)
         fits = length <= limit * unit
         shrink = limit / jnp.where(fits, 1.0, length)
         value = jax.tree.map(

@@ -31,12 +31,18 @@ class RoundRecord:
     """What `evaluate` returned; empty in rounds without evaluation. Private."""
     private: dict[str, float]
     """Exact cohort size, failures and mean local metrics. Private."""
+    released: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What the mechanism itself made public, such as the adaptive `clip_norm`."""
     seconds: float
     """Wall time of the round, evaluation included."""
 
     def row(self) -> dict[str, Any]:
         """Returns one flat row for a table."""
-        parts = (("evaluation", self.evaluation), ("private", self.private))
+        parts = (
+            ("evaluation", self.evaluation),
+            ("released", self.released),
+            ("private", self.private),
+        )
         flat = {f"{p}.{n}": v for p, values in parts for n, v in values.items()}
         start = {"round": self.round, "epsilon": self.epsilon, "seconds": self.seconds}
         return start | flat
@@ -96,20 +102,24 @@ class History:
         """Returns the rounds in which a value was recorded, and the values.
 
         Args:
-            name: a name that `evaluate` returned, or a local metric such as `loss`;
-                where both have the name, it is the evaluation's.
+            name: a name that `evaluate` returned, a released number such as
+                `clip_norm`, or a local metric such as `loss`; where several have the
+                name, it is the first of these.
 
         Raises:
             ValueError: no round recorded that name.
         """
         evaluated = [(r.round, r.evaluation) for r in self.rounds]
+        released = [(r.round, r.released) for r in self.rounds]
         local = [(r.round, r.private) for r in self.rounds]
-        for records in (evaluated, local):
+        for records in (evaluated, released, local):
             found = [(number, v[name]) for number, v in records if name in v]
             if found:
                 break
         else:
-            known = sorted({n for _, values in [*evaluated, *local] for n in values})
+            known = sorted(
+                {n for _, values in [*evaluated, *released, *local] for n in values}
+            )
             raise ValueError(
                 f"no round recorded {name!r}; known are {', '.join(known) or 'none'}."
             )
@@ -176,6 +186,7 @@ class History:
 
     def _names(self) -> list[str]:
         found = dict.fromkeys(n for r in self.rounds for n in r.evaluation)
+        found |= dict.fromkeys(n for r in self.rounds for n in r.released)
         local = dict.fromkeys(
             n for r in self.rounds for n in r.private if not n.startswith("num_")
         )

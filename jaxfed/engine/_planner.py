@@ -74,10 +74,40 @@ class Planner:
         return jax.device_put(cohort)
 
     def _rows(self, clients: np.ndarray, first: np.ndarray, word: np.uint64) -> Any:
-        size = self._batching.batch_size
         lines = np.full((self._lines, self._width), -1, np.int32)
-        if len(clients) == 0:
-            return lines
+        if len(clients) > 0:
+            if self._batching.rate is None:
+                self._shuffle(lines, clients, first, word)
+            else:
+                self._sample(lines, clients, word)
+        # a padding slot names a real row of its own batch, inverted
+        return np.where(lines < 0, ~np.maximum(lines[:, :1], 0), lines)
+
+    def _sample(self, lines: np.ndarray, clients: np.ndarray, word: np.uint64) -> None:
+        """Fills lines with truncated Poisson samples of each client's examples."""
+        steps = self._steps[clients]
+        owner = np.repeat(np.arange(len(clients)), steps)  # one line each, in order
+        lengths = self._sizes[clients][owner]
+        line = np.repeat(np.arange(len(owner)), lengths)
+        position = _within(lengths)
+        random = _mix(word, clients[owner][line], _within(steps)[line], position)
+        # a probability as a 53-bit threshold: exact for 1, within 2**-53 otherwise
+        assert self._batching.rate is not None  # Poisson batches
+        threshold = self._batching.rate * 2.0**53
+        joins = (random >> np.uint64(11)).astype(np.float64) < threshold
+        line, position, random = line[joins], position[joins], random[joins]
+        order = np.lexsort((random, line))  # the smallest words: a uniform choice
+        line, position = line[order], position[order]
+        slot = _within(np.bincount(line, minlength=len(owner)))
+        kept = slot < self._width
+        line, position, slot = line[kept], position[kept], slot[kept]
+        lines[line, slot] = self._offsets[clients][owner[line]] + position
+
+    def _shuffle(
+        self, lines: np.ndarray, clients: np.ndarray, first: np.ndarray, word: np.uint64
+    ) -> None:
+        """Fills lines with passes over each client's shuffled examples."""
+        size = self._batching.batch_size
         passes = -(-self._steps[clients] // self._passes_of[clients])
         # one group for each pass of each client, one element for each of its examples
         owner = np.repeat(np.arange(len(clients)), passes)
@@ -93,8 +123,6 @@ class Planner:
         of = owner[group][kept]
         row = self._offsets[clients][of] + example[kept]
         lines[first[of] + line[kept], position[kept] % size] = row
-        # a padding slot names a real row of its own batch, inverted
-        return np.where(lines < 0, ~np.maximum(lines[:, :1], 0), lines)
 
 
 def _within(lengths: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import keys, tree
+from jaxfed import keys, sampling, tree
 from jaxfed.data import FederatedData
 from jaxfed.engine import _progress, _round
 from jaxfed.engine._history import History, RoundRecord, host_numbers
@@ -88,12 +88,18 @@ def simulate(
     params = _checked_params(params)
     arrays = _device_arrays(data)
     algorithm.local.validate(params, _example_rows(arrays))
+    privacy.validate(
+        params=params,
+        rounds=rounds,
+        local=algorithm.local,
+        client_sizes=data.client_sizes,
+    )
     history = History(
         algorithm=repr(algorithm),
         privacy=privacy,
         params=params,
     )
-    run = _Run(algorithm, data, arrays, params, root)
+    run = _Run(algorithm, data, arrays, params, root, rounds)
     with _progress.bar(rounds, show=progress) as report:
         epsilons = privacy.epsilon_curve(rounds)
         for index in range(rounds):
@@ -105,6 +111,7 @@ def simulate(
                 round=index + 1,
                 epsilon=None if epsilons is None else float(epsilons[index]),
                 evaluation=_evaluated(evaluations, current, index + 1, is_last),
+                released=host_numbers(privacy.public(run.state.aggregator)),
                 private=private,
                 seconds=time.perf_counter() - start,
             )
@@ -128,8 +135,15 @@ class _Run:
         arrays: dict[str, jax.Array],
         params: Params,
         root: jax.Array,
+        rounds: int,
     ):
-        self._sampling = algorithm.aggregator.sampling
+        privacy = algorithm.aggregator
+        self._sampling = privacy.sampling
+        horizon = max(rounds, getattr(privacy, "rounds", None) or 1)
+        self._contract = self._sampling.participation(horizon)
+        self._attendance = None
+        if self._contract.max_participations < horizon:  # something to keep
+            self._attendance = sampling.no_attendance(data.num_clients)
         max_clients = self._sampling.max_clients
         self._planner = Planner(
             data,
@@ -144,10 +158,15 @@ class _Run:
     def one_round(self, index: int) -> dict[str, float]:
         """Draws a cohort, runs it, and returns the private facts of the round."""
         sampling_key, shuffling_key = _host_keys(self._root, np.int32(index))
-        cohort = self._planner.plan(
-            self._sampling.draw(key=sampling_key),
-            keys.host_words(shuffling_key, 1)[0],
-        )
+        clients = self._sampling.draw(index, key=sampling_key)
+        if self._attendance is not None:  # refused before anything is released
+            self._attendance = sampling.attend(
+                self._attendance,
+                clients,
+                round_index=index,
+                participation=self._contract,
+            )
+        cohort = self._planner.plan(clients, keys.host_words(shuffling_key, 1)[0])
         self.state, report = self._step(
             self.state, cohort, self._arrays, np.int32(index), key=self._root
         )
@@ -174,9 +193,12 @@ _is_finite = jax.jit(tree.is_finite)
 
 @jax.jit
 def _host_keys(root: jax.Array, index: jax.Array) -> list[jax.Array]:
-    """Returns a round's keys for what is drawn on the host: cohort and shuffles."""
-    purposes = (keys.Purpose.SAMPLING, keys.Purpose.SHUFFLING)
-    return [keys.for_round(keys.for_purpose(root, p), index) for p in purposes]
+    """Returns the keys for what is drawn on the host: the run's cohorts, a shuffle."""
+    shuffling = keys.for_purpose(root, keys.Purpose.SHUFFLING)
+    return [
+        keys.for_purpose(root, keys.Purpose.SAMPLING),
+        keys.for_round(shuffling, index),
+    ]
 
 
 def _example_rows(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:

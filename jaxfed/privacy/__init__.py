@@ -7,7 +7,12 @@ nobody can pass any of these in.
 
 from jaxfed.privacy._base import Privacy as Privacy
 from jaxfed.privacy._central import Central as Central
-from jaxfed.privacy._central import central as central
+from jaxfed.privacy._central_correlated import CentralCorrelated as CentralCorrelated
+from jaxfed.privacy._central_entry import central as central
+from jaxfed.privacy._example_level import ExampleLevel as ExampleLevel
+from jaxfed.privacy._example_level import example_level as example_level
+from jaxfed.privacy._local import Local as Local
+from jaxfed.privacy._local import local as local
 from jaxfed.privacy._none import NoPrivacy as NoPrivacy
 from jaxfed.privacy._none import none as none
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxfed._config import Configuration
 from jaxfed.sampling import Sampler
-from jaxfed.typing import ClientResult, Params, PyTree, Released
+from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -25,6 +25,24 @@ class Privacy(Configuration, abc.ABC):
     sampling: Sampler
     delta: float | None = None
 
+    def validate(
+        self,
+        *,
+        params: Params,
+        rounds: int,
+        local: LocalWork,
+        client_sizes: np.ndarray,
+    ) -> None:
+        """Checks, before anything runs, that such a run can be private as claimed.
+
+        Args:
+            params: the model's parameters.
+            rounds: how many rounds will be run.
+            local: what clients do.
+            client_sizes: (num_clients,) how many examples each client has.
+        """
+        del params, rounds, local, client_sizes
+
     @abc.abstractmethod
     def init(self, params: Params) -> PyTree:
         """Returns the aggregator's state before the first round."""
@@ -38,6 +56,11 @@ class Privacy(Configuration, abc.ABC):
         self, state: PyTree, total: PyTree, *, key: jax.Array
     ) -> tuple[PyTree, Released]:
         """Turns the sum into a mean update that may leave the round."""
+
+    def public(self, state: PyTree) -> dict[str, jax.Array]:
+        """Returns the numbers in the state that were released, for the history."""
+        del state
+        return {}
 
     @abc.abstractmethod
     def event(self, rounds: int) -> "DpEvent":

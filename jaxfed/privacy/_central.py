@@ -9,15 +9,14 @@ import dataclasses
 from typing import TYPE_CHECKING, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
-from jaxfed.privacy import _statement
+from jaxfed.privacy import _joint, _statement
 from jaxfed.privacy._base import Privacy
-from jaxfed.sampling import FixedSize, Full, Poisson, Sampler
-from jaxfed.typing import ClientResult, ClippedSum, Params, PyTree, Released
+from jaxfed.sampling import Sampler
+from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -33,19 +32,24 @@ class Central(Privacy):
     Formal guarantee: over `rounds` rounds, the sequence of releases is
     (epsilon, delta)-differentially private for
     `epsilon = self.epsilon(rounds=rounds, delta=delta)` when one client's whole data
-    is replaced by none (zero-out relation, public population) and the noise is an
-    ideal Gaussian. Nothing else that leaves a round is covered.
+    is replaced by none (zero-out relation, public population), or by other data where
+    `sampling.relation` says "replace_one". The claim is about the
+    arithmetic that runs: contributions are integers of exactly bounded norm, their
+    sum is exact, the noise is a discrete Gaussian, and what its finite tables differ
+    from the ideal is part of delta (at most 2**-46 a run, in total variation). It
+    needs noise from `keys.secure`; a simulation's can be recomputed from its seed.
+    Nothing else that leaves a round is covered.
 
     Args:
-        sampling: `sampling.Poisson` or `sampling.Full`.
-        clipping: `clipping.Fixed`.
+        sampling: any of `jaxfed.sampling`; only `Poisson` and `FixedSize` amplify.
+        clipping: `clipping.Fixed`, `clipping.Adaptive` or `clipping.PerLayer`.
         noise: `noise.Gaussian`.
         delta: the delta at which epsilon is reported; set by `calibrated`.
         rounds: the planned number of rounds; set by `calibrated`.
     """
 
     sampling: Sampler
-    clipping: clipping.Fixed
+    clipping: clipping.Clipping
     noise: noise.Gaussian
     delta: float | None = None
     rounds: int | None = None
@@ -57,7 +61,7 @@ class Central(Privacy):
             sampling=self.sampling,
         )
         check.instance(
-            clipping.Fixed, "pass clipping.Fixed(norm=...)", clipping=self.clipping
+            clipping.Clipping, "pass clipping.Fixed(norm=...)", clipping=self.clipping
         )
         check.instance(
             noise.Gaussian, "pass noise.Gaussian(multiplier=...)", noise=self.noise
@@ -66,48 +70,82 @@ class Central(Privacy):
             object.__setattr__(self, "delta", self._checked_delta(self.delta))
         if self.rounds is not None:
             check.positive_integer(rounds=self.rounds)
-        if type(self.sampling) not in (Poisson, Full, FixedSize):
+        _joint.check_own_sampler(self.sampling)
+        if type(self.clipping) not in (
+            clipping.Fixed,
+            clipping.Adaptive,
+            clipping.PerLayer,
+        ):
             raise TypeError(
-                "sampling must be one of jaxfed's own samplers, got "
-                f"{type(self.sampling).__name__}; their events are proved and tested, "
-                "use sampling.Poisson or sampling.Full."
+                "clipping must be one of jaxfed's own rules, got "
+                f"{type(self.clipping).__name__}; their bounds are proved and tested, "
+                "use clipping.Fixed, Adaptive or PerLayer."
             )
-        self.sampling.event(1.0)  # refuses a sampler without accounting, here and now
+
+    def validate(
+        self,
+        *,
+        params: Params,
+        rounds: int,
+        local: LocalWork,
+        client_sizes: np.ndarray,
+    ) -> None:
+        """Checks that sums over this model cannot overflow, and the noise's accuracy.
+
+        Raises:
+            ValueError: the round cannot be built, or so many noise draws would differ
+                from the ideal law by more than 2**-46 in all.
+        """
+        del local, client_sizes
+        _joint.check_distance(self._joint(params).distance, rounds, params)
 
     def init(self, params: Params) -> PyTree:
-        """Returns `()`: fixed clipping and independent noise keep no state."""
-        del params
-        return ()
+        """Returns the clipping rule's state: `()` or the current norm."""
+        self._joint(params)  # refuses a round that could overflow, here and now
+        return self.clipping.init(params)
 
-    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
-        """Returns the clipped update. The client's weight is ignored."""
-        del state, key
-        return self.clipping.clip(result.update).value
+    def encode(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> _joint.Encoded:
+        """Returns the clipped update as integers. The client's weight is ignored."""
+        layout = self._joint(result.update)
+        return _joint.encode(layout, state, result.update, key=key)
 
     def release(
-        self, state: PyTree, total: PyTree, *, key: jax.Array
+        self, state: PyTree, total: _joint.Encoded, *, key: jax.Array
     ) -> tuple[PyTree, Released]:
         """Adds noise to the sum, then divides by the expected number of clients."""
-        clipped = ClippedSum(total=total, l2_bound=jnp.float32(self.clipping.norm))
-        noised = self.noise.release(clipped, key=key)
-        return state, noised.mean_over(self.sampling.expected_clients)
+        layout = self._joint(total.update)
+        divisor = self.sampling.expected_clients
+        return _joint.release(layout, state, total, divisor, key=key)
+
+    def public(self, state: PyTree) -> dict[str, jax.Array]:
+        """Returns the clip norm where it changes from round to round."""
+        if not isinstance(self.clipping, clipping.Adaptive):
+            return {}
+        return {"clip_norm": self.clipping.norms_of(state)[0]}
 
     def sensitivity(self, relation: str = "zero_out") -> float:
-        """Returns the L2 distance by which one client can move the sum.
+        """Returns the L2 distance by which one client can move the sum of updates.
+
+        Adaptive clipping starts there and moves on; the noise moves with it.
 
         Args:
             relation: `"zero_out"`, one client's data replaced by none: `norm`;
                 `"replace_one"`, replaced by other data: twice that.
         """
         check.one_of(RELATIONS, relation=relation)
-        return self.clipping.norm * (2 if relation == "replace_one" else 1)
+        return self.clipping.initial_norm * (2 if relation == "replace_one" else 1)
 
     def event(self, rounds: int) -> "DpEvent":
-        """Returns the event of `rounds` rounds under the zero-out relation."""
+        """Returns the event of `rounds` rounds under `sampling.relation`.
+
+        A round's event, as often as the sampler lets a client take part.
+        """
         from dp_accounting import SelfComposedDpEvent
 
         check.positive_integer(rounds=rounds)
-        return SelfComposedDpEvent(self._round_event(), rounds)
+        return SelfComposedDpEvent(self._round_event(), self._uses(rounds))
 
     def epsilon(
         self, *, rounds: int | None = None, delta: float | None = None
@@ -130,13 +168,27 @@ class Central(Privacy):
                 "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
             )
         delta = self._checked_delta(delta)
-        return accounting.epsilon(self._round_event(), rounds, delta=delta)
+        return accounting.epsilon(
+            self._round_event(),
+            self._uses(rounds),
+            delta=delta,
+            relation=self.sampling.relation,
+            distance=_joint.RUN_DISTANCE,
+        )
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
         """Returns epsilon after each of `rounds` rounds, or None without a delta."""
         if self.delta is None:
             return None
-        return accounting.epsilon_curve(self._round_event(), rounds, delta=self.delta)
+        uses = np.array([self._uses(count + 1) for count in range(rounds)])
+        curve = accounting.epsilon_curve(
+            self._round_event(),
+            int(uses[-1]),
+            delta=self.delta,
+            relation=self.sampling.relation,
+            distance=_joint.RUN_DISTANCE,
+        )
+        return curve[uses - 1]
 
     def calibrated(self, *, epsilon: float, delta: float, rounds: int) -> "Central":
         """Returns a copy with the least noise that meets a budget.
@@ -150,7 +202,12 @@ class Central(Privacy):
         delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
         multiplier = accounting.calibrate_multiplier(
-            self.sampling.event, rounds, epsilon=epsilon, delta=delta
+            self.sampling.event,
+            self._uses(rounds),
+            epsilon=epsilon,
+            delta=delta,
+            relation=self.sampling.relation,
+            distance=_joint.RUN_DISTANCE,
         )
         return dataclasses.replace(
             self,
@@ -172,31 +229,27 @@ class Central(Privacy):
             delta=self.delta,
             rounds=rounds,
             participation=self.sampling.describe(),
-            clip=self.clipping.norm,
+            clip=self.clipping.describe(),
             multiplier=self.noise.multiplier,
+            relation=self.sampling.relation,
         )
 
+    def _uses(self, rounds: int) -> int:
+        """Returns how many of `rounds` rounds one client takes part in, at most."""
+        return self.sampling.participation(rounds).max_participations
+
     def _checked_delta(self, delta: float) -> float:
-        check.open_probability("pass for example delta=1e-5", delta=delta)
-        if delta >= 1 / self.sampling.population:
-            raise ValueError(
-                f"delta must be < 1 / population = {1 / self.sampling.population:.3g}, "
-                f"got {delta}; a larger one would permit publishing a client outright."
-            )
-        return float(delta)
+        return _joint.checked_delta(delta, self.sampling.population)
+
+    def _joint(self, params: Params) -> _joint.Joint:
+        return _joint.joint(
+            self.clipping,
+            self.noise.multiplier,
+            params,
+            max_contributions=self.sampling.max_clients,
+            expected_contributions=self.sampling.expected_clients,
+        )
 
     def _round_event(self) -> "DpEvent":
-        # z is noise over sensitivity; both come from the objects that run
-        stddev = self.noise.multiplier * self.clipping.norm
-        return self.sampling.event(stddev / self.sensitivity())
-
-
-def central(
-    *,
-    sampling: Sampler,
-    clipping: clipping.Fixed,
-    noise: noise.Gaussian,
-    delta: float | None = None,
-) -> Central:
-    """Returns client-level privacy with a trusted server; see `Central`."""
-    return Central(sampling=sampling, clipping=clipping, noise=noise, delta=delta)
+        # all parts of a round together are one Gaussian of this multiplier: `_joint`
+        return self.sampling.event(self.noise.multiplier)

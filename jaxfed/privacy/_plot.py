@@ -20,11 +20,11 @@ def tradeoff(
     pyplot = check.optional_module(
         "matplotlib.pyplot", extra="plot", purpose="privacy.plot_tradeoff()"
     )
-    noise = getattr(privacy, "noise", None)
-    if noise is None or noise.multiplier == 0:
+    noise: Any = getattr(privacy, "noise", None)
+    if not getattr(noise, "multiplier", 0):
         raise ValueError(
-            f"there is no trade-off to draw: {type(privacy).__name__} adds no noise; "
-            "use privacy.central(...) with a positive multiplier."
+            f"there is no trade-off to draw: {type(privacy).__name__} adds no noise "
+            "with a multiplier; use privacy.central(...) with a positive one."
         )
     rounds = rounds or getattr(privacy, "rounds", None)
     delta = delta or privacy.delta

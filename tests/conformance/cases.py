@@ -31,20 +31,44 @@ class Case(NamedTuple):
     keeps_client_state: bool = False
     is_random: bool = False
     """Whether the result depends on the key beyond sampling and shuffling."""
+    is_nightly: bool = False
+    """Whether its rounds are run with `--nightly` only."""
     has_noise: bool = False
     """Whether the release is noised, so that sums of parts do not add up."""
+    has_local_noise: bool = False
+    """Whether each client's contribution is noised before it is summed."""
 
 
 def poisson():
     return jf.sampling.Poisson(population=POPULATION, rate=0.6)
 
 
-def central(multiplier=0.5):
+def central(multiplier=2.0):
     return jf.privacy.central(
         sampling=poisson(),
         clipping=jf.clipping.Fixed(norm=0.5),
         noise=jf.noise.Gaussian(multiplier=multiplier),
         delta=1e-3,
+    )
+
+
+def central_with(clipping):
+    return lambda: dataclasses.replace(central(), clipping=clipping)
+
+
+def correlated(noise):
+    return jf.privacy.central(
+        sampling=jf.sampling.Cyclic(population=POPULATION, groups=2),
+        clipping=jf.clipping.Fixed(norm=0.5),
+        noise=noise,
+        rounds=10,
+        delta=1e-3,
+    )
+
+
+def local(noise, clip=jf.clipping.Fixed):
+    return jf.privacy.local(
+        sampling=poisson(), clipping=clip(norm=0.5), noise=noise, delta=1e-3
     )
 
 
@@ -138,8 +162,59 @@ PRIVACY = [
         ).calibrated(epsilon=2.0, delta=1e-4, rounds=5),
         has_noise=True,
     ),
+    Case(
+        "central_adaptive",
+        central_with(jf.clipping.Adaptive(quantile=0.5, initial=0.3)),
+        has_noise=True,
+    ),
+    Case(
+        "central_per_layer",
+        central_with(jf.clipping.PerLayer(norms={"w": 0.5, "": 0.2})),
+        has_noise=True,
+    ),
+    Case(
+        "central_fixed_size",
+        lambda: jf.privacy.central(
+            sampling=jf.sampling.FixedSize(population=POPULATION, size=3),
+            clipping=jf.clipping.Fixed(norm=0.5),
+            noise=jf.noise.Gaussian(multiplier=4.0),
+            delta=1e-3,
+        ),
+        has_noise=True,
+    ),
+    Case("blt", lambda: correlated(jf.noise.BLT(multiplier=3.0)), has_noise=True),
+    Case(
+        "banded",
+        lambda: correlated(jf.noise.Banded(multiplier=3.0, bands=2)),
+        has_noise=True,
+    ),
+    Case("tree", lambda: correlated(jf.noise.Tree(multiplier=3.0)), has_noise=True),
     Case("none_by_examples", none),
     Case("none_by_clients", lambda: none("clients")),
+    Case(
+        "local_gaussian",
+        lambda: local(jf.noise.Gaussian(multiplier=6.0)),
+        has_local_noise=True,
+    ),
+    Case(
+        "local_laplace",
+        lambda: local(jf.noise.Laplace(multiplier=0.5), jf.clipping.FixedL1),
+        has_local_noise=True,
+    ),
+    Case(
+        "local_privunit",
+        lambda: local(jf.noise.PrivUnit(epsilon=8.0)),
+        has_local_noise=True,
+    ),
+    Case(
+        "local_calibrated",
+        lambda: jf.privacy.local(
+            sampling=jf.sampling.FixedSize(population=POPULATION, size=3),
+            clipping=jf.clipping.Fixed(norm=2.0),
+            noise=jf.noise.PrivUnit(epsilon=1.0),
+        ).calibrated(epsilon=12.0, delta=0.0, rounds=3),
+        has_local_noise=True,
+    ),
 ]
 
 SAMPLERS = [
@@ -147,6 +222,17 @@ SAMPLERS = [
     Case("poisson_capped", lambda: jf.sampling.Poisson(population=9, rate=0.4, cap=4)),
     Case("full", lambda: jf.sampling.Full(population=7)),
     Case("fixed_size", lambda: jf.sampling.FixedSize(population=7, size=3)),
+    Case("cyclic", lambda: jf.sampling.Cyclic(population=7, groups=3)),
+    Case(
+        "balls_in_bins",
+        lambda: jf.sampling.BallsInBins(population=9, bins=2, cap=6),
+    ),
+    Case(
+        "min_separation",
+        lambda: jf.sampling.MinSeparation(
+            population=9, size=2, separation=3, max_participations=20
+        ),
+    ),
 ]
 
 
@@ -154,16 +240,21 @@ def fedavg_with(privacy) -> FederatedAlgorithm:
     return jf.algorithms.fedavg(sgd(), privacy)
 
 
-# every privacy object and every sampler also runs inside a round
+# every privacy object and every sampler also runs inside a round; these in every run of
+# the tests, the others with --nightly
+IN_EVERY_RUN = ("central_adaptive", "blt", "local_gaussian")
 ALGORITHMS += [
     Case(
         f"fedavg_{case.name}",
         lambda case=case: fedavg_with(case.build()),
-        is_random=case.has_noise,
+        is_random=case.has_noise or case.has_local_noise,
         has_noise=case.has_noise,
+        has_local_noise=case.has_local_noise,
+        is_nightly=case.name not in IN_EVERY_RUN,
     )
     for case in PRIVACY
-    if case.name != "none_by_examples"  # the first line of the table
+    # the first line of the table, and a mechanism that is there already
+    if case.name not in ("none_by_examples", "local_calibrated")
 ] + [
     Case(
         f"fedavg_{case.name}",
@@ -172,6 +263,7 @@ ALGORITHMS += [
                 sampling=dataclasses.replace(case.build(), population=POPULATION)
             )
         ),
+        is_nightly=case.name not in IN_EVERY_RUN,
     )
     for case in SAMPLERS
 ]

@@ -24,7 +24,13 @@ ROOT = jf.keys.simulated(7)
 COHORTS = [[0, 1, 2], [3], [], [5, 4, 3, 2, 1, 0]]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
-pytestmark = pytest.mark.parametrize("case", ALGORITHMS, ids=lambda c: c.name)
+pytestmark = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.nightly] * case.is_nightly, id=case.name)
+        for case in ALGORITHMS
+    ],
+)
 
 
 class Bench:
@@ -261,4 +267,4 @@ def test_event_is_accepted_by_an_accountant_or_not_private(case):
     privacy = case.build().aggregator
     epsilon = privacy.epsilon(rounds=3, delta=1e-3)
     assert epsilon > 0
-    assert np.isinf(epsilon) != case.has_noise
+    assert np.isinf(epsilon) != (case.has_noise or case.has_local_noise)

@@ -36,7 +36,9 @@ def test_jit_changes_nothing(case):
     state = privacy.init(PARAMS)
     plain = privacy.encode(state, result(), key=KEY)
     jitted = jax.jit(privacy.encode)(state, result(), key=KEY)
-    assert_trees_equal(jitted, plain, rtol=1e-6)
+    # on a grid, a last bit of a float may be one unit of an integer
+    unit = 1 if jax.tree.leaves(plain)[0].dtype == jnp.int32 else 0
+    assert_trees_equal(jitted, plain, rtol=1e-6, atol=unit)
     plain = privacy.release(state, plain, key=KEY)
     jitted = jax.jit(privacy.release)(state, jitted, key=KEY)
     assert_trees_equal(jitted, plain, rtol=1e-5, atol=1e-6)
@@ -47,7 +49,10 @@ def test_a_client_that_is_not_finite_adds_nothing(case, bad):
     privacy = case.build()
     broken = ClientResult({"w": PARAMS["w"], "b": jnp.float32(bad)}, jnp.float32(2), ())
     encoded = privacy.encode(privacy.init(PARAMS), broken, key=KEY)
-    assert_trees_equal(encoded, jax.tree.map(jnp.zeros_like, encoded))
+    nothing = jax.tree.map(jnp.zeros_like, encoded)
+    if case.has_local_noise:  # its report is that of a client with a zero update
+        nothing = privacy.encode(privacy.init(PARAMS), result(0.0), key=KEY)
+    assert_trees_equal(encoded, nothing)
 
 
 def test_a_zero_update_is_fine(case):
@@ -67,11 +72,14 @@ def test_an_empty_cohort_is_released_finite(case):
 
 
 def test_release_takes_a_typed_key_only(case):
-    if not case.has_noise:
+    if not (case.has_noise or case.has_local_noise):
         pytest.skip("draws nothing, and so ignores the key")
     privacy = case.build()
     state = privacy.init(PARAMS)
     total = privacy.encode(state, result(), key=KEY)
+    if case.has_local_noise:
+        with pytest.raises(TypeError, match="typed PRNG key"):
+            privacy.encode(state, result(), key=0)
     with pytest.raises(TypeError, match="typed PRNG key"):
         privacy.release(state, total, key=0)
 
@@ -90,7 +98,9 @@ def test_configuration_prints_hashes_compares_and_serialises(case):
 def test_epsilon_grows_with_rounds_and_says_infinity_without_noise(case):
     privacy = case.build()
     one, ten = (privacy.epsilon(rounds=t, delta=1e-4) for t in (1, 10))
-    if case.has_noise:
+    if isinstance(privacy, jf.privacy.CentralCorrelated):
+        assert 0 < one == ten < np.inf  # charged whole, before the first round
+    elif case.has_noise or case.has_local_noise:
         assert 0 < one < ten < np.inf
     else:
         assert one == ten == np.inf

@@ -94,11 +94,14 @@ def test_a_foreign_sampler_or_aggregator_cannot_claim(monkeypatch):
         max_clients = 6
         expected_clients = 6.0
 
-        def draw(self, *, key):
+        def draw(self, round_index, *, key):
             return np.arange(6)
 
         def event(self, noise_multiplier):
             return jf.sampling.Full(population=6).event(1e9)
+
+        def participation(self, rounds):
+            return jf.sampling.Full(population=6).participation(rounds)
 
         def describe(self):
             return "everyone"
@@ -140,10 +143,12 @@ def test_delta_is_checked_wherever_it_enters(delta):
         jf.privacy.from_json(changed)
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, np.nan, np.inf])
-def test_a_forged_bound_is_refused(bound):
-    clipped = jf.typing.ClippedSum(total=jnp.ones(2), l2_bound=jnp.float32(bound))
-    with pytest.raises(ValueError, match="l2_bound must be"):
+@pytest.mark.parametrize("levels", [0, -1, np.nan, np.inf, 0.5])
+def test_a_forged_bound_is_refused(levels):
+    clipped = jf.typing.ClippedSum(
+        total=jnp.ones(2, jnp.int32), step=jnp.float32(1), levels=levels
+    )
+    with pytest.raises(ValueError, match="levels must be"):
         jf.noise.Gaussian(multiplier=1.0).release(clipped, key=jf.keys.simulated(0))
 
 

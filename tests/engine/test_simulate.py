@@ -25,7 +25,8 @@ def plans(data, sampling, batching, rounds, seed):
         def key(purpose, index=index):
             return jf.keys.for_round(jf.keys.for_purpose(root, purpose), index)
 
-        clients = sampling.draw(key=key(jf.keys.Purpose.SAMPLING))
+        run_key = jf.keys.for_purpose(root, jf.keys.Purpose.SAMPLING)
+        clients = sampling.draw(index, key=run_key)
         word = jf.keys.host_words(key(jf.keys.Purpose.SHUFFLING), 1)[0]
         yield planner.plan(clients, word)
 

@@ -12,6 +12,7 @@ import pytest
 
 import jaxfed as jf
 from jaxfed.privacy import _statement
+from jaxfed.privacy._joint import Encoded
 from jaxfed.typing import ClientResult, ClippedSum
 
 
@@ -143,10 +144,12 @@ def test_encode_clips_and_ignores_the_weight():
     update = {"w": jnp.array([30.0, 40.0])}
     results = [ClientResult(update, jnp.float32(w), ()) for w in (1, 1e6, -5, jnp.nan)]
     key = jf.keys.simulated(0)
-    encoded = [np.asarray(privacy.encode((), r, key=key)["w"]) for r in results]
+    encoded = [privacy.encode((), r, key=key).update["w"] for r in results]
     for one in encoded:
         np.testing.assert_array_equal(one, encoded[0])
-    assert 0.999 < np.linalg.norm(encoded[0].astype(np.float64)) <= 1.0
+    levels = privacy._joint(update).parts[0].lattice.levels
+    square = sum(int(x) ** 2 for x in np.asarray(encoded[0]))
+    assert (0.999 * levels) ** 2 < square <= levels**2
 
 
 @hypothesis.given(
@@ -157,18 +160,30 @@ def test_one_adversarial_client_moves_the_sum_by_at_most_the_sensitivity(values,
     privacy = central(norm=0.7)
     values = np.clip(np.array(values, np.float32), -6e4, 6e4)
     result = ClientResult(jnp.asarray(values).astype(dtype), jnp.float32(1), ())
-    encoded = privacy.encode((), result, key=jf.keys.simulated(0))
-    moved = np.linalg.norm(np.asarray(encoded, np.float64))
-    assert moved <= privacy.sensitivity()
+    encoded = privacy.encode((), result, key=jf.keys.simulated(0)).update
+    (part,) = privacy._joint(values).parts
+    square = sum(int(x) ** 2 for x in np.asarray(encoded))
+    assert square <= part.lattice.levels**2  # in exact arithmetic
+    assert part.lattice.target == part.lattice.levels
     assert privacy.sensitivity("replace_one") == 2 * privacy.sensitivity()
 
 
 def test_release_divides_by_a_public_constant():
     """The mean is the same whoever took part: a zero client changes nothing."""
     privacy = central(multiplier=0.0)
-    total = {"w": jnp.array([10.0, -5.0])}
+    like = {"w": jnp.zeros(2)}
+    target = privacy._joint(like).parts[0].lattice.target
+    total = Encoded({"w": jnp.array([10 * target, -5 * target], jnp.int32)}, ())
     _, released = privacy.release((), total, key=jf.keys.simulated(0))
     np.testing.assert_allclose(released.value["w"], [0.1, -0.05], rtol=1e-6)
+
+
+def test_a_run_with_too_many_draws_is_refused():
+    params = {"w": jnp.zeros(1_000_000)}
+    others: dict = {"local": None, "client_sizes": np.ones(10_000)}
+    central().validate(params=params, rounds=1000, **others)
+    with pytest.raises(ValueError, match="must be at most 2\\*\\*-46"):
+        central().validate(params=params, rounds=10**12, **others)
 
 
 def test_statement_is_complete_and_never_rounds_epsilon_down():
@@ -181,7 +196,7 @@ def test_statement_is_complete_and_never_rounds_epsilon_down():
         "replaced by zero",
         "10,000 clients",
         "Not covered",
-        "floating point",
+        "arithmetic that runs",
     ):
         assert part in words
     claimed = float(words.split("(")[1].split(",")[0])
@@ -222,6 +237,6 @@ def test_plot_of_the_tradeoff():
 
 
 def test_clipped_sum_has_no_way_out():
-    clipped = ClippedSum(total=jnp.ones(2), l2_bound=jnp.float32(1))
+    clipped = ClippedSum(total=jnp.ones(2, jnp.int32), step=jnp.float32(1), levels=1)
     with pytest.raises(TypeError):
         clipped / 2

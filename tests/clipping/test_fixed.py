@@ -80,6 +80,18 @@ def test_one_bad_value_zeroes_the_whole_update(bad, position):
     np.testing.assert_array_equal(value, 0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_one_bad_value_among_many_zeroes_the_whole_update(bad):
+    """A maximum of floats that drops NaN would let it pass (XLA since jax 0.10)."""
+    rows = np.ones((3, 100_000), np.float32)
+    rows[1, 50_000] = bad
+    clipped = jax.jit(jax.vmap(clipping.Fixed(norm=1.0).clip))(rows)
+    np.testing.assert_array_equal(clipped.is_finite, [True, False, True])
+    np.testing.assert_array_equal(clipped.value[1], 0)
+    alone = jax.jit(clipping.Fixed(norm=1.0).clip)(rows[1])
+    np.testing.assert_array_equal(alone.value, 0)
+
+
 @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 70_000, 3_000_000])
 @pytest.mark.parametrize("kind", ["equal", "one large", "alternating", "normal"])
 def test_bound_holds_at_every_size(size, kind):

@@ -1,0 +1,255 @@
+"""Integer noise in constant time, with its distance from the ideal law computed.
+
+A large scale is drawn as k X + Y from two small tables: Micciancio and Walter 2017,
+"Gaussian sampling over the integers: efficient, generic, constant-time" (convolution),
+with the smoothing bound of Peikert 2010, "An efficient and parallel Gaussian sampler
+for lattices". Tables are drawn by the alias method (`_alias`).
+
+Guarantee: one draw is within `distance`, at most `2**-75`, in total variation of the
+law that its function names, if the words behind the key are uniform; for a secure key
+nobody can tell them apart, for a simulated key (threefry) this is no claim about
+privacy. n draws are within `n * distance`: 2**30 draws within 2**-45. Every draw takes
+the same operations on the same number of words, whatever comes out.
+"""
+
+import dataclasses
+import functools
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxfed import _check as check
+from jaxfed.noise import _alias, _laws
+from jaxfed.noise._words import words
+
+# a block's words, and what becomes of them, stay in the second-level cache
+_BLOCK = 4096
+_BLOCKS_AT_ONCE = 256  # where blocks run side by side, on an accelerator
+_LEAST_SCALE = 0.5
+# up to these no draw reaches 2**30, and tables hold the law
+_MOST_SCALE = 2**30 / 12
+_MOST_LAPLACE = 2**23
+_MOST_SKELLAM = 2**23
+_LAPLACE_TABLE = 290  # the largest Laplace scale that 2**14 rows hold
+_REACH = Fraction(107, 10)  # a Gaussian table ends before 10.7 of its scales
+# tau**2 below: the smoothing error is 2 exp(-2 pi**2 tau**2) = 2**-81.6
+_SMOOTHING = Fraction(29, 10)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sampler:
+    """Noise on the integers, symmetric around 0; compares and hashes by identity.
+
+    Args:
+        law: the name of the ideal law.
+        scale: its scale, in units of the grid.
+        parts: (factor, table) pairs: a draw is the sum of factor times table draw.
+        convolution_error: how far that sum would be from the law, in total variation,
+            if the tables were exact.
+    """
+
+    law: str
+    scale: float
+    parts: tuple[tuple[int, _alias.Table], ...] = dataclasses.field(repr=False)
+    convolution_error: float
+
+    @property
+    def distance(self) -> float:
+        """Bound of the total-variation distance of one draw from the ideal law.
+
+        Computed from the tables: their rounding, the tails they cut, and the error of
+        the convolution (a function of independent draws is no further from its ideal
+        than the draws together).
+        """
+        tables = sum(table.distance for _, table in self.parts)
+        return (self.convolution_error + tables) * (1 + 2.0**-50)
+
+    @property
+    def largest(self) -> int:
+        """|draw| is at most this, always: where the tables end. Below 2**30."""
+        return sum(factor * table.largest for factor, table in self.parts)
+
+    def draw(self, shape: tuple[int, ...], *, key: jax.Array) -> jax.Array:
+        """Draws independent noise of that shape (int32).
+
+        The same key and shape give the same bits inside and outside `jit` and on every
+        device. Memory beyond the result hardly grows with the shape. Consumes the key.
+        """
+        size = math.prod(shape)
+        drawn = self.draw_part(size, part=0, parts=1, key=key)
+        return drawn[:size].reshape(shape)
+
+    def draw_part(
+        self, size: int, *, part: jax.Array | int, parts: int, key: jax.Array
+    ) -> jax.Array:
+        """Draws one device's part of `draw((size,), key=key)` (int32).
+
+        The parts 0, ..., parts - 1, one after the other and cut to `size`, are the
+        bits of `draw`, for any number of parts: devices that share the work release
+        what one device would. Every part has the same length.
+
+        Args:
+            size: how many draws all parts make together.
+            part: which part; may be traced, such as `lax.axis_index`.
+            parts: how many parts there are.
+            key: the key of the whole, the same for every part.
+        """
+        check.key(key=key)
+        check.positive_integer(parts=parts)
+        blocks = max(1, -(-size // _BLOCK))
+        lanes = -(-size // blocks)
+        each = -(-blocks // parts)
+        if size == 0 or not self.parts:
+            return jnp.zeros(each * lanes, jnp.int32)
+        own = lax.dynamic_slice_in_dim(
+            jax.random.split(key, each * parts), jnp.asarray(part) * each, each
+        )
+        block = functools.partial(self._block, lanes=lanes)
+        drawn = lax.platform_dependent(
+            own,
+            cpu=lambda keys: lax.map(block, keys),
+            default=lambda keys: lax.map(block, keys, batch_size=_BLOCKS_AT_ONCE),
+        )
+        return drawn.reshape(-1)
+
+    def _block(self, key: jax.Array, *, lanes: int) -> jax.Array:
+        uniform = words(key, _alias.WORDS * len(self.parts), lanes)
+        total = jnp.zeros(lanes, jnp.int32)
+        for i, (factor, table) in enumerate(self.parts):
+            own = uniform[_alias.WORDS * i : _alias.WORDS * (i + 1)]
+            total = total + np.int32(factor) * table.draw(own)
+        return total
+
+
+def gaussian(scale: float) -> Sampler:
+    """Returns the discrete Gaussian: P(x) proportional to exp(-x**2 / (2 scale**2)).
+
+    Args:
+        scale: sigma in units of the grid: 0 (no noise), or from 0.5 to 2**30 / 12.
+
+    Raises:
+        ValueError: the scale is out of range.
+    """
+    return _gaussian(_checked(_MOST_SCALE, scale=scale))
+
+
+def laplace(scale: float) -> Sampler:
+    """Returns the discrete Laplace: P(x) proportional to exp(-|x| / scale).
+
+    Args:
+        scale: in units of the grid: 0 (no noise), or from 0.5 to 2**23.
+
+    Raises:
+        ValueError: the scale is out of range.
+    """
+    return _laplace(_checked(_MOST_LAPLACE, scale=scale))
+
+
+def skellam(variance: float) -> Sampler:
+    """Returns the Skellam law: the difference of two Poissons of mean variance / 2.
+
+    Args:
+        variance: in units of the grid, squared: 0 (no noise), or from 0.5 to 2**23.
+
+    Raises:
+        ValueError: the variance is out of range.
+    """
+    return _skellam(_checked(_MOST_SKELLAM, variance=variance))
+
+
+def _checked(most: float, **named: float) -> float:
+    ((name, value),) = named.items()
+    number = check.real("choose it from the grid's step", **named)
+    if number != 0 and not _LEAST_SCALE <= number <= most:
+        raise ValueError(
+            f"{name} must be 0 or in [{_LEAST_SCALE}, {most:.10g}] units of the grid, "
+            f"got {value}; choose a {'finer' if number < 1 else 'coarser'} grid."
+        )
+    return number
+
+
+@functools.lru_cache(maxsize=64)
+def _gaussian(scale: float) -> Sampler:
+    steps = _convolution(Fraction(scale) ** 2) if scale else []
+    return Sampler(
+        law="discrete Gaussian",
+        scale=scale,
+        parts=tuple((k, _alias.build(_laws.gaussian(v))) for k, v, _ in steps),
+        convolution_error=sum(error for _, _, error in steps),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _laplace(scale: float) -> Sampler:
+    # The difference of two geometric variables, each written as base * A + B with
+    # B < base: A and B are independent, and A is geometric again. Exact.
+    base = math.ceil(scale / _LAPLACE_TABLE)
+    laws = []
+    if scale:
+        laws.append((base, _laws.laplace(Fraction(scale) / base)))
+    if base > 1:
+        laws.append((1, _laws.laplace_digit(Fraction(scale), base)))
+    return Sampler(
+        law="discrete Laplace",
+        scale=scale,
+        parts=tuple((factor, _alias.build(law)) for factor, law in laws),
+        convolution_error=0.0,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _skellam(variance: float) -> Sampler:
+    laws = [_laws.skellam(Fraction(variance))] if variance else []
+    return Sampler(
+        law="Skellam",
+        scale=math.sqrt(variance),
+        parts=tuple((1, _alias.build(law)) for law in laws),
+        convolution_error=0.0,
+    )
+
+
+class _Step(NamedTuple):
+    factor: int
+    variance: Fraction
+    error: float
+
+
+def _convolution(variance: Fraction) -> list[_Step]:
+    """Splits a discrete Gaussian into the fewest draws, then the smallest tables."""
+    plans = [_steps(variance, bits) for bits in range(8, _alias.MOST_INDEX_BITS + 1)]
+    return min(plans, key=len)  # the first of the shortest
+
+
+def _steps(variance: Fraction, bits: int) -> list[_Step]:
+    """Writes X as k X' + Y until X' fits into a table of `2**bits` rows.
+
+    With variances v = k**2 v' + w (the parameters sigma**2, exact rationals),
+    P(k X' + Y = y) = exp(-y**2 / (2 v)) * sum_x exp(-(x - c)**2 / (2 tau**2)) up to a
+    constant, where tau**2 = v' w / v and c depends on y. By Poisson summation the sum
+    is constant in c up to a factor 1 +- 2 sum_j exp(-2 pi**2 tau**2 j**2).
+    """
+    most = ((1 << bits) - 2) ** 2 / _REACH**2
+    factor, steps = 1, []
+    while variance > most:
+        own = min(most, variance / 2)
+        rest = variance - own
+        base = math.isqrt(int(rest * own / (variance * _SMOOTHING)))
+        inner = rest / base**2
+        steps.append(_Step(factor, own, _smoothing_error(inner * own / variance)))
+        factor, variance = factor * base, inner
+    return [*steps, _Step(factor, variance, 0.0)]
+
+
+def _smoothing_error(tau_squared: Fraction) -> float:
+    """Bounds the total-variation distance of a convolution from its ideal.
+
+    A law whose weights are all within 1 +- e of the ideal ones is within e / (1 - e).
+    """
+    first = math.exp(-2 * math.pi**2 * float(tau_squared))
+    variation = 2 * first / (1 - first)
+    return variation / (1 - variation) * (1 + 1e-9)  # the rounding of these lines

@@ -1,0 +1,192 @@
+"""Private federated evaluation: how well a model does, at a stated cost a look.
+
+A client's vector is its count beside the sums of its examples' metrics, centred
+between public bounds and clipped jointly; noisy sums are divided by the noisy count.
+Metrics reported beside a private model without noise are outside its guarantee.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed.data import FederatedData
+from jaxfed.evaluation import Evaluation, _Predictor
+from jaxfed.privacy import Central
+from jaxfed.queries import _columns
+from jaxfed.queries._answer import Answer, cost_of
+from jaxfed.queries._means import ratios, standard_error
+from jaxfed.queries._release import (
+    WEIGHTINGS,
+    Clients,
+    check_query,
+    check_sums,
+    digest_of,
+)
+from jaxfed.typing import Params
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+MetricFunction = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
+"""`(params, rows) -> {name: one value per row}`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PrivateEvaluation(Evaluation):
+    """An evaluation for `simulate` that spends one event of `privacy` a look.
+
+    The same parameters again get the same answer, which costs nothing. Beyond the
+    planned number of looks it refuses.
+    """
+
+    privacy: Central
+    looks: int
+    """How many releases are planned and accounted for."""
+    answers: list[Answer]
+    """What was released, in order; the costs of all of it are one event each."""
+
+    @property
+    def event(self) -> "DpEvent":
+        """What all planned looks cost, whether they are taken or not."""
+        return self.privacy.event(rounds=self.looks)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What all planned looks cost together; None while no delta is named."""
+        if self.privacy.delta is None:
+            return None
+        return self.privacy.epsilon(rounds=self.looks)
+
+    def __repr__(self) -> str:
+        return (
+            f"PrivateEvaluation({len(self.answers)} of {self.looks} looks taken; "
+            f"{cost_of(self.epsilon, self.privacy)} for all of them)"
+        )
+
+
+def evaluation(
+    metric_fn: MetricFunction,
+    data: FederatedData,
+    *,
+    bounds: Mapping[str, tuple[float, float]],
+    privacy: Central,
+    looks: int,
+    key: jax.Array,
+    every: int = 1,
+    weighting: str = "examples",
+) -> PrivateEvaluation:
+    """Returns a private evaluation, to be passed to `simulate` as `evaluate`.
+
+    Args:
+        metric_fn: `(params, rows) -> {name: one value per row}`. A client with NaN or
+            infinity in any counts as absent.
+        data: the clients to evaluate on; as many as the sampler counts.
+        bounds: `{name: (lowest, highest)}` for each metric, by definition; values
+            outside are clipped.
+        privacy: `privacy.central` with `clipping.Fixed`, its norm in examples.
+        looks: how many releases are planned: `ceil(rounds / every)` in a simulation.
+        key: the root key. An evaluation of other metrics under the same names needs
+            another, lest it look at the same cohorts.
+        every: evaluate after every so many rounds, and after the last.
+        weighting: `"examples"`, or `"clients"` to let each client count alike.
+    """
+    check_query(data, privacy)
+    check.function("write (params, rows) -> {name: values}", metric_fn=metric_fn)
+    check.one_of(WEIGHTINGS, weighting=weighting)
+    check.positive_integer("plan how often to look", looks=looks)
+    check.key(key=key)
+    limits = _checked_bounds(bounds)
+    check_sums(1 + len(limits), looks, data, privacy)
+    predict = _Predictor(_stacked(metric_fn, tuple(limits)), dict(data.arrays))
+    known: dict[bytes, dict[str, float]] = {}
+    answers: list[Answer] = []
+
+    def compute(params: Params) -> dict[str, float]:
+        digest = digest_of(params)
+        if digest not in known:
+            if len(answers) == looks:
+                raise RuntimeError(
+                    f"this evaluation was planned for {looks} looks and all are spent; "
+                    "plan more with looks=..., or evaluate less often with every=..."
+                )
+            asked = repr(("evaluation", limits, weighting, digest.hex()))
+            answers.append(
+                _released(predict(params), limits, data, privacy, weighting, asked, key)
+            )
+            known[digest] = {n: float(v) for n, v in answers[-1].value.items()}
+        return dict(known[digest])
+
+    return PrivateEvaluation(
+        compute=compute, every=every, privacy=privacy, looks=looks, answers=answers
+    )
+
+
+def _released(
+    values: np.ndarray,
+    limits: dict[str, tuple[float, float]],
+    data: FederatedData,
+    privacy: Central,
+    weighting: str,
+    question: str,
+    key: jax.Array,
+) -> Answer:
+    low, high = zip(*limits.values(), strict=True)
+    array = _columns.Array(values, None, (len(limits),))
+    column = _columns.Bounded(array, *_columns.bounds(low, high, array.shape))
+
+    def sums(clients: Clients) -> np.ndarray:
+        return clients.sums(column.units(clients), weighting)
+
+    found = ratios(
+        sums, len(limits), data, privacy, weighting, question=question, key=key
+    )
+    errors = column.half * standard_error(found)
+    return Answer(
+        query=f"evaluation over {weighting}",
+        value=dict(zip(limits, column.from_units(found.value), strict=True)),
+        standard_error=dict(zip(limits, errors, strict=True)),
+        privacy=privacy,
+    )
+
+
+def _stacked(metric_fn: MetricFunction, names: tuple[str, ...]) -> Callable[..., Any]:
+    """Returns `(params, rows) -> (num_rows, metrics)` float32, checked when traced."""
+
+    def predict(params: Params, rows: dict[str, jax.Array]) -> jax.Array:
+        found = metric_fn(params, rows)
+        if not isinstance(found, Mapping) or set(found) != set(names):
+            got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            raise ValueError(
+                f"metric_fn must return the metrics {sorted(names)} that have bounds, "
+                f"got {got}; name the same in both."
+            )
+        count = len(next(iter(rows.values())))
+        for name in names:
+            if jnp.shape(found[name]) != (count,):
+                raise ValueError(
+                    f"metric {name!r} must be one value per row, got shape "
+                    f"{jnp.shape(found[name])} for {count} rows; do not average."
+                )
+        columns = [jnp.asarray(found[name]).astype(jnp.float32) for name in names]
+        return jnp.stack(columns, axis=1)
+
+    return predict
+
+
+def _checked_bounds(given: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    remedy = 'pass for example {"accuracy": (0, 1)}'
+    check.instance(Mapping, remedy, bounds=given)
+    if not given:
+        raise ValueError(f"bounds must name at least one metric, got none; {remedy}.")
+    for name, pair in given.items():
+        if np.shape(pair) != (2,):
+            raise ValueError(
+                f"bounds of {name!r} must be (lowest, highest), got {pair!r}; {remedy}."
+            )
+        _columns.bounds(pair[0], pair[1], ())
+    return {name: (float(low), float(high)) for name, (low, high) in given.items()}
