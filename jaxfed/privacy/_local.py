@@ -47,15 +47,15 @@ class Local(Privacy):
     | noise | clip | one report | in finite precision |
     | --- | --- | --- | --- |
     | `noise.Gaussian` | `clipping.Fixed` | Gaussian, multiplier / 2 | integers |
-    | `noise.Laplace` | `clipping.FixedL1` | 2 / multiplier, delta 0 | integers; finite tables |
+    | `noise.Laplace` | `clipping.FixedL1` | 2 / multiplier, delta 0 | integers |
     | `noise.PrivUnit` | `clipping.Fixed` | its epsilon, delta 0 | see `PrivUnit` |
 
     Delta 0 is that of the ideal law: the finite tables of Laplace noise end some 55
     scales out, and the tail beyond, about `exp(epsilon) * 2**-80` of delta a report, is
     not charged. With the first two, a report is a whole number of grid steps at every
-    stage, and the clip's bound is exact. A report always has the same form: a client whose
-    update is zero or not finite sends noise (with PrivUnit: a uniformly random
-    direction), and nobody can tell. With PrivUnit a shorter update is not stretched:
+    stage, and the clip's bound is exact. A report always has the same form: a
+    client whose update is zero or not finite sends noise (with PrivUnit: a uniformly
+    random direction), and nobody can tell. With PrivUnit a shorter update is not stretched:
     its direction is reversed so often that the mean report is the clipped update.
 
     Args:
