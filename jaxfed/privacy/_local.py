@@ -55,8 +55,8 @@ class Local(Privacy):
     not charged. With the first two, a report is a whole number of grid steps at every
     stage, and the clip's bound is exact. A report always has the same form: a
     client whose update is zero or not finite sends noise (with PrivUnit: a uniformly
-    random direction), and nobody can tell. With PrivUnit a shorter update is not stretched:
-    its direction is reversed so often that the mean report is the clipped update.
+    random direction), and nobody can tell. With PrivUnit a shorter update is not
+    stretched: its direction is reversed so often that the mean report is the clipped update.
 
     Args:
         sampling: which clients take part in a round; any sampler.
