@@ -56,7 +56,8 @@ class Local(Privacy):
     stage, and the clip's bound is exact. A report always has the same form: a
     client whose update is zero or not finite sends noise (with PrivUnit: a uniformly
     random direction), and nobody can tell. With PrivUnit a shorter update is not
-    stretched: its direction is reversed so often that the mean report is the clipped update.
+    stretched: its direction is reversed so often that the mean report is the clipped
+    update.
 
     Args:
         sampling: which clients take part in a round; any sampler.
