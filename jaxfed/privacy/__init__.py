@@ -15,6 +15,7 @@ from jaxfed.privacy._local import Local as Local
 from jaxfed.privacy._local import local as local
 from jaxfed.privacy._none import NoPrivacy as NoPrivacy
 from jaxfed.privacy._none import none as none
+from jaxfed.privacy._statement import Statement as Statement
 
 
 def from_json(text: str) -> Privacy:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxfed._config import Configuration
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
@@ -77,8 +78,8 @@ class Privacy(Configuration, abc.ABC):
         """Returns epsilon after each round, or None while no delta is named."""
 
     @abc.abstractmethod
-    def statement(self, *, rounds: int | None = None) -> str:
-        """Returns the guarantee in words, with what it does not cover."""
+    def statement(self, *, rounds: int | None = None) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it."""
 
     def plot_tradeoff(self, **options: Any) -> Any:
         """Draws epsilon against rounds and noise; needs the extra `plot`."""

@@ -15,6 +15,7 @@ from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _joint, _statement
 from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
@@ -216,8 +217,8 @@ class Central(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> str:
-        """Returns the guarantee in words, with what it does not cover.
+    def statement(self, *, rounds: int | None = None) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it.
 
         Args:
             rounds: how many are run; the planned number if not given.

@@ -22,6 +22,7 @@ from jaxfed.noise import _discrete
 from jaxfed.noise._gaussian import SMOOTHING_DISTANCE, SMOOTHING_VARIANCE
 from jaxfed.privacy import _joint, _statement
 from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import (
     ClientResult,
@@ -256,8 +257,8 @@ class CentralCorrelated(Privacy):
             delta=delta,
         )
 
-    def statement(self, *, rounds: int | None = None) -> str:
-        """Returns the guarantee in words, with what it does not cover."""
+    def statement(self, *, rounds: int | None = None) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it."""
         self._check_horizon(self.rounds if rounds is None else rounds)
         contract = self.participation
         participation = (

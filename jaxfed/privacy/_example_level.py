@@ -18,6 +18,7 @@ from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _dp_sgd, _joint, _statement
 from jaxfed.privacy._base import Privacy
 from jaxfed.privacy._none import NoPrivacy
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Poisson, Sampler
 from jaxfed.typing import (
     Batching,
@@ -252,8 +253,8 @@ class ExampleLevel(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> str:
-        """Returns the guarantee in words, with what it does not cover."""
+    def statement(self, *, rounds: int | None = None) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it."""
         rounds = self.rounds if rounds is None else rounds
         is_known = rounds is not None and self.delta is not None
         return _statement.example_level(

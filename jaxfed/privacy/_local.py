@@ -17,6 +17,7 @@ from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.privacy import _local_statement, _reports
 from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, Params, PyTree, Released
 
@@ -229,8 +230,8 @@ class Local(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> str:
-        """Returns the guarantee in words, with what it does not cover.
+    def statement(self, *, rounds: int | None = None) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it.
 
         Args:
             rounds: how many are run; the planned number if not given.

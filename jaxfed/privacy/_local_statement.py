@@ -1,13 +1,16 @@
-"""The guarantee of local privacy in words."""
+"""The statement of local privacy."""
 
 import math
 
-from jaxfed.privacy._statement import up
+from jaxfed.privacy import _statement
+from jaxfed.privacy._statement import Statement, up
 
 _NOT_COVERED = (
-    "Not covered: that a client takes part, and when; how many took part; metrics, "
-    "evaluations and logs computed without noise; facts about a client that others' "
-    "data reveal; the choice of settings after looking at the same data."
+    "that a client takes part, and when",
+    "how many took part",
+    _statement.NOT_NOISED,
+    _statement.FROM_OTHERS,
+    _statement.CHOICES,
 )
 
 
@@ -20,34 +23,33 @@ def local(
     participation: str,
     mechanism: str,
     precision: str,
-) -> str:
-    """Returns one line a topic: claim, unit, mechanism, limits, precision."""
+) -> Statement:
+    """Returns the statement of privacy against everybody, the server included."""
     at_delta = f", {delta:g})-" if delta else ")-"
     if epsilon is None:
-        claim = (
-            "No claim yet: name a budget with privacy.calibrated(epsilon=..., "
-            "delta=..., rounds=...), or ask privacy.epsilon(rounds=..., delta=...)."
-        )
+        claim = _statement.UNNAMED
     else:
-        # rounded up: a printed epsilon is never below the computed one
         single = "" if per_report is None else f"; each report alone: {up(per_report)}"
         count = f"{rounds:,} rounds" if rounds != 1 else "1 round"
         claim = (
             f"All reports of a client together, one in each of {count}, are "
             f"({_words(epsilon)}{at_delta}differentially private{single}."
         )
-    return "\n".join(
-        [
-            claim,
-            "Unit: one client, with all of its examples in all rounds. Neighbours: any "
-            "two data sets of that client (local model). Trust: nobody but the client; "
-            "the server sees only noised reports.",
-            f"Participation: {participation}. The claim counts a report in every "
-            "round; being sampled rarely is not counted in its favour.",
-            mechanism,
-            _NOT_COVERED,
-            precision,
-        ]
+    return Statement(
+        claim=claim,
+        epsilon=epsilon,
+        delta=delta,
+        rounds=rounds,
+        unit="client",
+        relation="replace_one",
+        protects="one client, with all of its examples in all rounds",
+        neighbours="any two data sets of that client (local model)",
+        trust="nobody but the client; the server sees only noised reports",
+        sampling=f"{participation}; the claim counts a report in every round, being "
+        "sampled rarely is not counted in its favour",
+        mechanism=mechanism,
+        not_covered=_NOT_COVERED,
+        precision=precision,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import tree
 from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, Params, PyTree, Released
 
@@ -84,13 +85,17 @@ class NoPrivacy(Privacy):
         """Returns infinity for every round."""
         return np.full(rounds, math.inf)
 
-    def statement(self, *, rounds: int | None = None) -> str:
+    def statement(self, *, rounds: int | None = None) -> Statement:
         """Says that there is no guarantee."""
-        del rounds
-        return (
-            "No privacy guarantee. Updates are neither clipped nor noised: every "
-            "release may reveal any client's data (epsilon is infinite). "
-            f"Participation: {self.sampling.describe()}."
+        return Statement(
+            claim="No privacy guarantee. Updates are neither clipped nor noised: every "
+            "release may reveal any client's data (epsilon is infinite).",
+            epsilon=math.inf,
+            delta=None,
+            rounds=rounds,
+            unit="none",
+            relation="none",
+            sampling=self.sampling.describe(),
         )
 
 

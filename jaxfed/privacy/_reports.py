@@ -182,15 +182,15 @@ class _Additive(Report):
         if isinstance(self.noise, noises.Laplace):
             law, norm = "Laplace", "L1"
         return (
-            f"Mechanism: each client clips its update to {norm} norm {self.norm:g} and "
-            f"adds discrete {law} noise of {self.noise.multiplier:.4g} times that norm."
+            f"each client clips its update to {norm} norm {self.norm:g} and "
+            f"adds discrete {law} noise of {self.noise.multiplier:.4g} times that norm"
         )
 
     def describe_precision(self) -> str:
         return (
-            "The report is a vector of integers at every stage and the clip's bound is "
+            "the report is a vector of integers at every stage and the clip's bound is "
             "exact. The number describes the ideal discrete noise; the noise that is "
-            f"drawn is within {self.distance:.1e} of it in total variation per scalar."
+            f"drawn is within {self.distance:.1e} of it in total variation per scalar"
         )
 
 
@@ -254,16 +254,16 @@ class _Direction(Report):
 
     def describe(self) -> str:
         return (
-            f"Mechanism: each client clips its update to L2 norm {self.norm:g} and "
+            f"each client clips its update to L2 norm {self.norm:g} and "
             f"sends a random direction (PrivUnit, epsilon {self.noise.epsilon:.4g} a "
-            "report) whose mean is that update."
+            "report) whose mean is that update"
         )
 
     def describe_precision(self) -> str:
         return (
-            "The number describes sampling in real arithmetic. The direction is drawn "
+            "the number describes sampling in real arithmetic. The direction is drawn "
             "in floating point and then rounded at random to integers, which hides its "
-            "last bits without a proof that they are hidden."
+            "last bits without a proof that they are hidden"
         )
 
 

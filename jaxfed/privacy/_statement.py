@@ -1,26 +1,93 @@
-"""The guarantee in words."""
+"""A guarantee as a statement: in words for people, in fields for programs."""
 
+import dataclasses
+import json
 import math
+from typing import Any
 
 import numpy as np
 
 _MOST_SILOS = 20
 _REPLACED = {"zero_out": "zero", "replace_one": "any other"}
-_UNNAMED = (
+UNNAMED = (
     "No claim yet: name a budget with privacy.calibrated(epsilon=..., delta=..., "
     "rounds=...), or ask privacy.epsilon(rounds=..., delta=...)."
 )
+NOT_NOISED = "metrics, evaluations and logs computed without noise"
+FROM_OTHERS = "facts about a client that others' data reveal"
+CHOICES = "the choice of settings after looking at the same data"
 _NOT_COVERED = (
-    "Not covered: metrics, evaluations and logs computed without noise; what the "
-    "server itself can see before it adds noise; facts about a client that others' "
-    "data reveal; the choice of settings after looking at the same data."
+    NOT_NOISED,
+    "what the server itself can see before it adds noise",
+    FROM_OTHERS,
+    CHOICES,
 )
 _PRECISION = (
-    "The number holds for the arithmetic that runs, not for an ideal: integer sums, "
+    "the number holds for the arithmetic that runs, not for an ideal: integer sums, "
     "discrete noise, and a deviation of the noise from its law of at most 2**-46 over "
     "the run, which is part of delta. It needs secret keys of 256 bits: noise drawn "
-    "from a simulation's seed can be recomputed, and nothing made with it is private."
+    "from a simulation's seed can be recomputed, and nothing made with it is private"
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What a privacy object guarantees, of whom, against whom, and what it does not.
+
+    `str(statement)` is for a privacy officer, `to_json()` for a program.
+
+    Attributes:
+        claim: the guarantee in one sentence, its numbers rounded up.
+        epsilon: the upper bound itself; None while no budget is named, infinity for
+            no guarantee. With silos, that of the worst.
+        delta: the delta of the claim, or None.
+        rounds: the rounds of the claim, or None.
+        epsilons: with silos, epsilon of each one; else empty.
+        unit: whose privacy it is: `"client"`, `"example"` or `"none"`.
+        relation: `"zero_out"`, `"replace_one"` or `"none"`.
+        protects: the unit in words.
+        neighbours: the relation in words.
+        trust: who is trusted to do what.
+        sampling: who takes part, as far as the claim rests on it.
+        mechanism: what is clipped and which noise is added.
+        not_covered: what the claim is not about.
+        precision: how the claim deals with finite arithmetic and with keys.
+    """
+
+    claim: str
+    epsilon: float | None
+    delta: float | None
+    rounds: int | None
+    unit: str
+    relation: str
+    sampling: str
+    protects: str = ""
+    neighbours: str = ""
+    trust: str = ""
+    mechanism: str = ""
+    not_covered: tuple[str, ...] = ()
+    precision: str = ""
+    epsilons: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        parts = {
+            "Unit": self.protects,
+            "Neighbours": self.neighbours,
+            "Trust": self.trust,
+            "Participation": self.sampling,
+            "Mechanism": self.mechanism,
+            "Not covered": "; ".join(self.not_covered),
+            "In finite precision": self.precision,
+        }
+        lines = [f"{name}: {words}." for name, words in parts.items() if words]
+        return "\n".join([self.claim, *lines])
+
+    def to_json(self) -> str:
+        """Returns the fields as one line of JSON; an infinite epsilon is a word."""
+        fields = dataclasses.asdict(self)
+        fields["epsilon"] = _finite(self.epsilon)
+        fields["epsilons"] = [_finite(epsilon) for epsilon in self.epsilons]
+        return json.dumps(fields, allow_nan=False)
 
 
 def central(
@@ -33,30 +100,33 @@ def central(
     multiplier: float,
     relation: str,
     law: str = "discrete Gaussian noise",
-) -> str:
-    """Returns one paragraph a sentence group: claim, unit, mechanism, limits."""
+) -> Statement:
+    """Returns the statement of client-level privacy with a trusted server."""
     if epsilon is None:
-        claim = _UNNAMED
+        claim = UNNAMED
     elif math.isinf(epsilon):
-        claim = "No privacy guarantee: no noise is added, so epsilon is infinite."
+        claim = _nothing(multiplier)
     else:
-        # rounded up: a printed epsilon is never below the computed one
         claim = (
             f"After {rounds:,} rounds, models released by this mechanism are "
             f"({up(epsilon)}, {delta:g})-differentially private for each client."
         )
-    return "\n".join(
-        [
-            claim,
-            "Unit: one client, with all of its examples in all rounds. Neighbours: one "
-            f"client's contribution is replaced by {_REPLACED[relation]}; the number "
-            "of clients is public. Trust: the server clips and adds the noise.",
-            f"Mechanism: {participation}; {clip}; "
-            f"{law} of {multiplier:.4g} times that norm is added to the exact "
-            "integer sum.",
-            _NOT_COVERED,
-            _PRECISION,
-        ]
+    return Statement(
+        claim=claim,
+        epsilon=epsilon,
+        delta=delta,
+        rounds=rounds,
+        unit="client",
+        relation=relation,
+        protects="one client, with all of its examples in all rounds",
+        neighbours=f"one client's contribution is replaced by {_REPLACED[relation]}; "
+        "the number of clients is public",
+        trust="the server clips and adds the noise",
+        sampling=participation,
+        mechanism=f"{clip}; {law} of {multiplier:.4g} times that norm is added to the "
+        "exact integer sum",
+        not_covered=_NOT_COVERED,
+        precision=_PRECISION,
     )
 
 
@@ -69,12 +139,12 @@ def example_level(
     steps: int,
     clip: str,
     multiplier: float,
-) -> str:
-    """Returns the guarantee for single examples: claim, unit, mechanism, limits."""
+) -> Statement:
+    """Returns the statement of privacy for single examples, in each silo."""
     if epsilons is None:
-        claim = _UNNAMED
+        claim = UNNAMED
     elif math.isinf(epsilons.max()):
-        claim = "No privacy guarantee: no noise is added, so epsilon is infinite."
+        claim = _nothing(multiplier)
     else:
         claim = (
             f"After {rounds:,} rounds, all that a silo sends is ({up(epsilons.max())}, "
@@ -82,27 +152,42 @@ def example_level(
             f"epsilon is {', '.join(up(e) for e in epsilons[:_MOST_SILOS])}"
             f"{', ...' if len(epsilons) > _MOST_SILOS else ''}."
         )
-    return "\n".join(
-        [
-            claim,
-            "Unit: one example in one silo; a person with several examples, or in "
-            "several silos, has less protection. Neighbours: one example's "
-            "contribution is replaced by zero; the sizes of silos are public. Trust: "
-            "the silo clips and adds the noise; the server is not trusted. Every silo "
-            "is assumed to take part in every round.",
-            f"Mechanism: {steps:,} steps a round, each joined by every "
-            f"example independently with probability {rate:g}; {clip}; discrete "
-            f"Gaussian noise of {multiplier:.4g} times that norm is added to the exact "
-            "integer sum.",
-            _NOT_COVERED,
-            _PRECISION,
-        ]
+    return Statement(
+        claim=claim,
+        epsilon=None if epsilons is None else float(epsilons.max()),
+        epsilons=() if epsilons is None else tuple(float(e) for e in epsilons),
+        delta=delta,
+        rounds=rounds,
+        unit="example",
+        relation="zero_out",
+        protects="one example in one silo; a person with several examples, or in "
+        "several silos, has less protection",
+        neighbours="one example's contribution is replaced by zero; the sizes of silos "
+        "are public",
+        trust="the silo clips and adds the noise; the server is not trusted",
+        sampling="every silo is assumed to take part in every round; in each of "
+        f"{steps:,} steps a round, every example joins independently with probability "
+        f"{rate:g}",
+        mechanism=f"{clip}; discrete Gaussian noise of {multiplier:.4g} times that "
+        "norm is added to the exact integer sum of each step",
+        not_covered=_NOT_COVERED,
+        precision=_PRECISION,
     )
 
 
 def up(epsilon: float) -> str:
-    """Returns epsilon with three digits, rounded up."""
+    """Returns epsilon with three digits, never below what was computed."""
     if epsilon <= 0:
         return "0"
     digits = 2 - math.floor(math.log10(epsilon))
     return f"{math.ceil(epsilon * 10.0**digits - 1e-9) / 10.0**digits:.6g}"
+
+
+def _nothing(multiplier: float) -> str:
+    if multiplier == 0:
+        return "No privacy guarantee: no noise is added, so epsilon is infinite."
+    return "No privacy guarantee: noise so small has no finite epsilon at this delta."
+
+
+def _finite(epsilon: float | None) -> Any:
+    return "infinity" if epsilon is not None and math.isinf(epsilon) else epsilon

@@ -106,6 +106,22 @@ def test_epsilon_grows_with_rounds_and_says_infinity_without_noise(case):
         assert one == ten == np.inf
 
 
-def test_statement_names_participation(case):
+def test_statement_says_the_same_in_words_and_in_json(case):
     privacy = case.build()
-    assert privacy.sampling.describe() in privacy.statement()
+    statement = privacy.statement(rounds=3)
+    words, fields = str(statement), json.loads(statement.to_json())
+    assert privacy.sampling.describe() in fields["sampling"] in words
+    for name in ("claim", "protects", "neighbours", "trust", "mechanism", "precision"):
+        assert fields[name] in words
+    for limit in fields["not_covered"]:
+        assert limit in words
+    if case.has_noise or case.has_local_noise:
+        assert fields["unit"] in ("client", "example")
+        assert fields["not_covered"]
+        assert fields["trust"]
+        assert statement.epsilon == privacy.epsilon(rounds=3) == fields["epsilon"]
+        assert statement.epsilons == tuple(fields["epsilons"])
+    else:
+        assert fields["epsilon"] == "infinity"
+        assert statement.epsilon == np.inf
+        assert "No privacy guarantee" in fields["claim"]

@@ -39,7 +39,7 @@ def test_more_rounds_than_planned_are_claimed_as_run(tmp_path):
     assert history.epsilon == privacy.epsilon(rounds=6)
     assert history.epsilon > 1.0
     assert "After 6 rounds" in history.statement
-    assert privacy.statement(rounds=6) in history.statement
+    assert str(privacy.statement(rounds=6)) in history.statement
     history.to_json(tmp_path / "history.json")
     document = json.loads((tmp_path / "history.json").read_text())
     assert "After 6 rounds" in document["statement"]

@@ -107,7 +107,7 @@ def test_the_epsilon_of_a_run_is_that_of_its_privacy():
     assert [r.epsilon for r in history.rounds] == pytest.approx(expected, rel=1e-3)
     assert history.epsilon == history.rounds[-1].epsilon
     assert history.delta == DELTA
-    assert privacy.statement(rounds=len(history.rounds)) in history.statement
+    assert str(privacy.statement(rounds=len(history.rounds))) in history.statement
     assert repr(privacy) in history.algorithm
 
 

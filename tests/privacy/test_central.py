@@ -188,7 +188,7 @@ def test_a_run_with_too_many_draws_is_refused():
 
 def test_statement_is_complete_and_never_rounds_epsilon_down():
     privacy = central().calibrated(epsilon=1.0, delta=1e-6, rounds=100)
-    words = privacy.statement()
+    words = str(privacy.statement())
     for part in (
         "100 rounds",
         "1e-06",
@@ -201,10 +201,10 @@ def test_statement_is_complete_and_never_rounds_epsilon_down():
         assert part in words
     claimed = float(words.split("(")[1].split(",")[0])
     assert privacy.epsilon() <= claimed <= 1.01 * privacy.epsilon()
-    assert "No claim yet" in central().statement()
+    assert "No claim yet" in str(central().statement())
     silent = dataclasses.replace(central(multiplier=0.0), delta=1e-6, rounds=3)
     assert silent.epsilon() == math.inf
-    assert "No privacy guarantee" in silent.statement()
+    assert "No privacy guarantee" in str(silent.statement())
 
 
 @hypothesis.given(st.floats(1e-4, 1e4))
@@ -215,7 +215,7 @@ def test_a_printed_epsilon_is_never_below_the_computed_one(epsilon):
 
 def test_none_says_so_everywhere():
     privacy = jf.privacy.none(sampling=jf.sampling.Full(population=4))
-    assert "No privacy guarantee" in privacy.statement()
+    assert "No privacy guarantee" in str(privacy.statement())
     assert privacy.epsilon(rounds=1, delta=1e-5) == math.inf
     assert "NoPrivacy" in repr(privacy)
     assert isinstance(privacy.event(rounds=2), dp_accounting.NonPrivateDpEvent)

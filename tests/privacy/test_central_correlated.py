@@ -154,7 +154,7 @@ def test_rounds_beyond_the_horizon_are_refused():
 def test_calibration_meets_the_budget(name):
     privacy = correlated(name).calibrated(epsilon=2.0, delta=1e-4, rounds=ROUNDS)
     assert 1.99 <= privacy.epsilon() <= 2.0
-    words = privacy.statement()
+    words = str(privacy.statement())
     for part in (
         "24 rounds",
         "within 6",

@@ -211,12 +211,12 @@ def test_calibration_keeps_every_silo_in_the_budget():
     epsilons = privacy.epsilons()
     assert (epsilons <= 2.0).all()
     assert epsilons.max() > 1.99
-    words = privacy.statement()
+    words = str(privacy.statement())
     for part in ("each of its examples", "by silo", "2", "0.001", "server is not"):
         assert part in words
     assert privacy.epsilon_curve(10)[-1] == pytest.approx(2.0, rel=0.01)
     assert jf.privacy.from_json(privacy.to_json()) == privacy
-    assert "No claim yet" in example_level().statement()
+    assert "No claim yet" in str(example_level().statement())
 
 
 def test_the_local_work_must_be_the_objects_own():

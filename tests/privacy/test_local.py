@@ -358,7 +358,7 @@ def test_the_grid_never_grows_a_norm(name, multiplier):
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_statement_is_complete_and_never_rounds_epsilon_down(name):
     privacy = local(name).calibrated(epsilon=3.7, delta=1e-5, rounds=6)
-    words = privacy.statement()
+    words = str(privacy.statement())
     for part in (
         "6 rounds",
         "1e-05",
@@ -373,9 +373,9 @@ def test_statement_is_complete_and_never_rounds_epsilon_down(name):
     assert privacy.epsilon() <= claimed <= 1.01 * privacy.epsilon()
     assert ("floating point" in words) == (name == "privunit")
     if name == "gaussian":
-        assert "No claim yet" in local(name).statement()
+        assert "No claim yet" in str(local(name).statement())
     else:
-        assert "1 round, are (4)-diff" in local(name).statement(rounds=1)
+        assert "1 round, are (4)-diff" in str(local(name).statement(rounds=1))
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
