@@ -44,6 +44,10 @@ EXAMPLES = {
         ),
     ],
     "PerLayer": [jf.clipping.PerLayer(norms={"encoder": 0.5, "": 1})],
+    "Scaled": [
+        jf.clipping.Scaled(norm=10, floor=1e-3),
+        jf.clipping.Scaled(norm=0.1, floor=1, decay=0.9),
+    ],
     "Gaussian": [GAUSSIAN, jf.noise.Gaussian(multiplier=0)],
     "FixedL1": [FIXED_L1],
     "Laplace": [LAPLACE, jf.noise.Laplace(multiplier=1 / 3)],

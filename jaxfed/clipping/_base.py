@@ -40,6 +40,21 @@ class Clipping(Configuration, abc.ABC):
     def norms_of(self, state: PyTree) -> tuple[jax.Array, ...]:
         """Returns each group's clip norm, () float32; public."""
 
+    def scale(self, state: PyTree, update: PyTree) -> PyTree:
+        """Returns an update in the units in which it is clipped and noised."""
+        del state
+        return update
+
+    def unscale(self, state: PyTree, mean: PyTree) -> PyTree:
+        """Returns a noised mean in the units of the parameters again."""
+        del state
+        return mean
+
+    def observe(self, state: PyTree, mean: PyTree) -> PyTree:
+        """Returns the next state, from a released mean: post-processing."""
+        del mean
+        return state
+
     @property
     @abc.abstractmethod
     def initial_norm(self) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 RELATIONS = ("zero_out", "replace_one")
+_CLIPPINGS = (clipping.Fixed, clipping.Adaptive, clipping.PerLayer, clipping.Scaled)
 
 
 @final
@@ -43,7 +44,7 @@ class Central(Privacy):
 
     Args:
         sampling: any of `jaxfed.sampling`; only `Poisson` and `FixedSize` amplify.
-        clipping: `clipping.Fixed`, `clipping.Adaptive` or `clipping.PerLayer`.
+        clipping: `clipping.Fixed`, `Adaptive`, `PerLayer` or `Scaled`.
         noise: `noise.Gaussian`.
         delta: the delta at which epsilon is reported; set by `calibrated`.
         rounds: the planned number of rounds; set by `calibrated`.
@@ -72,15 +73,11 @@ class Central(Privacy):
         if self.rounds is not None:
             check.positive_integer(rounds=self.rounds)
         _joint.check_own_sampler(self.sampling)
-        if type(self.clipping) not in (
-            clipping.Fixed,
-            clipping.Adaptive,
-            clipping.PerLayer,
-        ):
+        if type(self.clipping) not in _CLIPPINGS:
             raise TypeError(
                 "clipping must be one of jaxfed's own rules, got "
                 f"{type(self.clipping).__name__}; their bounds are proved and tested, "
-                "use clipping.Fixed, Adaptive or PerLayer."
+                "use clipping.Fixed, Adaptive, PerLayer or Scaled."
             )
 
     def validate(
@@ -129,7 +126,7 @@ class Central(Privacy):
     def sensitivity(self, relation: str = "zero_out") -> float:
         """Returns the L2 distance by which one client can move the sum of updates.
 
-        Adaptive clipping starts there and moves on; the noise moves with it.
+        Adaptive and scaled clipping start there and move on; the noise moves along.
 
         Args:
             relation: `"zero_out"`, one client's data replaced by none: `norm`;

@@ -82,6 +82,8 @@ def joint(
         ValueError: the sum could overflow, or the count's noise cannot be afforded.
     """
     groups = clipping.groups(params)
+    if isinstance(clipping, clip.Scaled):
+        clipping.check_noise(expected_contributions, multiplier)
     count, rest = None, 1.0
     if isinstance(clipping, clip.Adaptive):
         count_multiplier = 0.0
@@ -108,9 +110,10 @@ def joint(
 
 def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> Encoded:
     """Clips one contribution and rounds it to integers; zero where not finite."""
+    scaled = layout.clipping.scale(state, update)
     encoded = [
         _lattice.encode(
-            _leaves_of(group, update), norm, part.lattice, key=keys.for_leaf(key, index)
+            _leaves_of(group, scaled), norm, part.lattice, key=keys.for_leaf(key, index)
         )
         for index, (group, part, norm) in enumerate(_with_norms(layout, state))
     ]
@@ -151,9 +154,10 @@ def release(
         .value
         for index, (group, part, norm) in enumerate(_with_norms(layout, state))
     ]
-    released = Released(value=_assembled(layout, means, total.update))
+    mean = _assembled(layout, means, total.update)
+    released = Released(value=layout.clipping.unscale(state, mean))
     if layout.count is None:
-        return state, released
+        return layout.clipping.observe(state, released.value), released
     half = jnp.float32(0.5 / layout.count.lattice.levels)
     count_key = keys.for_leaf(key, len(layout.groups))
     shifted = _noised(layout.count, [total.count], half, key=count_key)

@@ -173,6 +173,11 @@ PRIVACY = [
         has_noise=True,
     ),
     Case(
+        "central_scaled",
+        central_with(jf.clipping.Scaled(norm=0.5, floor=0.1)),
+        has_noise=True,
+    ),
+    Case(
         "central_fixed_size",
         lambda: jf.privacy.central(
             sampling=jf.sampling.FixedSize(population=POPULATION, size=3),

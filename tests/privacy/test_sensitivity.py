@@ -36,6 +36,7 @@ CLIPPINGS = {
     "adaptive count": lambda names: jf.clipping.Adaptive(
         quantile=0.9, initial=3.0, count_stddev=40.0
     ),
+    "scaled": lambda names: jf.clipping.Scaled(norm=0.03, floor=0.1),
     "per layer": lambda names: (
         jf.clipping.PerLayer(norms={names[0]: 0.5, "": 2.0})
         if len(names) > 1
