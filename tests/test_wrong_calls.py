@@ -458,7 +458,7 @@ PRIVACY = [
         lambda _: calibrated(delta=0.1),
         ValueError,
         "delta must be < 1 / population = 0.01, got 0.1",
-        "would permit publishing a client outright",
+        "would permit publishing a client or an example outright",
     ),
     case(
         "epsilon 0",

@@ -21,7 +21,13 @@ _TRIED = 48  # deltas of a single client that are tried
 
 
 def group_epsilon(
-    event: Any, rounds: int, *, delta: float, size: int, relation: str = "zero_out"
+    event: Any,
+    rounds: int,
+    *,
+    delta: float,
+    size: int,
+    relation: str = "zero_out",
+    distance: float = 0.0,
 ) -> float:
     """Returns an upper bound of epsilon when `size` clients change together.
 
@@ -31,6 +37,7 @@ def group_epsilon(
         delta: strictly between 0 and 1; it is the group's.
         size: how many clients are one unit, >= 1.
         relation: what happens to each of them.
+        distance: as in `epsilon`; the whole run's, whatever the size.
 
     Returns:
         Epsilon; infinity where no finite bound is known.
@@ -39,17 +46,25 @@ def group_epsilon(
     check.positive_integer(rounds=rounds)
     check.open_probability(_epsilon._DELTA, delta=delta)
     if size == 1:
-        return _epsilon.epsilon(event, rounds, delta=delta, relation=relation)
+        return _epsilon.epsilon(
+            event, rounds, delta=delta, relation=relation, distance=distance
+        )
     parts = _events.parts(event, rounds, relation)
     if parts is None:
         return math.inf
     _epsilon.checked(parts, relation, delta)
     members = tuple((_member(leaf, size, relation), n) for leaf, n in parts)
-    direct = math.inf
-    if all(leaf is not None for leaf, _ in members):
-        found = tuple((leaf, n) for leaf, n in members)
-        direct = _epsilon.checked(found, relation, delta).epsilon
-    return min(direct, _generic(parts, relation, delta, size))
+    is_direct = all(leaf is not None for leaf, _ in members)
+    if is_direct:
+        _epsilon.checked(members, relation, delta)
+
+    def bound(left: float) -> float:
+        direct = math.inf
+        if is_direct:
+            direct = _epsilon.profile(members, relation, delta)[0](left)
+        return min(direct, _generic(parts, relation, left, size))
+
+    return _epsilon.at_distance(bound, delta, distance)
 
 
 def _generic(

@@ -2,11 +2,15 @@
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxfed import _check as check
+from jaxfed import accounting
 from jaxfed._config import Configuration
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
@@ -14,6 +18,22 @@ from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+UNITS = ("client", "example")
+# What is set aside of delta, in total variation, for finite tables of noise: enough for
+# 2**32 draws in a run. Less would admit fewer; more would show in a large epsilon, by
+# whose exponential it is multiplied.
+RUN_DISTANCE = 2.0**-46
+
+
+class Exposure(NamedTuple):
+    """What a run shows of one unit."""
+
+    event: Any
+    """The event of one use."""
+    uses: int
+    relation: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,12 +97,109 @@ class Privacy(Configuration, abc.ABC):
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
         """Returns epsilon after each round, or None while no delta is named."""
 
+    def epsilon_of(
+        self,
+        unit: str,
+        *,
+        count: int = 1,
+        rounds: int | None = None,
+        delta: float | None = None,
+    ) -> float:
+        """Returns an upper bound of epsilon for another unit than the object's own.
+
+        A silo is a client; so is a person where every person is a client. A person
+        who is three clients is `epsilon_of("client", count=3)`.
+
+        Args:
+            unit: `"client"`, or `"example"`: an example of a client, changed at will
+                where the object protects clients, removed where it protects examples.
+            count: how many clients, or examples of different clients, change together;
+                of one silo's examples where the object protects these.
+            rounds: as in `epsilon`.
+            delta: as in `epsilon`; the group's.
+
+        Returns:
+            Epsilon; infinity where there is no claim for that unit.
+        """
+        check.one_of(UNITS, unit=unit)
+        check.positive_integer("pass how many change together", count=count)
+        rounds, delta = self._planned(rounds, delta)
+        found = [
+            accounting.group_epsilon(
+                exposure.event,
+                exposure.uses,
+                delta=delta,
+                size=count,
+                relation=exposure.relation,
+                distance=RUN_DISTANCE,
+            )
+            for exposure in self._exposures(unit, rounds)
+        ]
+        return max(found, default=math.inf)
+
+    def _exposures(self, unit: str, rounds: int) -> list[Exposure]:
+        """Returns what a run shows of a unit, of each kind; [] for everything."""
+        del unit, rounds
+        return []
+
+    def _planned(self, rounds: int | None, delta: float | None) -> tuple[int, float]:
+        """Returns rounds and delta as given, or as calibrated."""
+        rounds = getattr(self, "rounds", None) if rounds is None else rounds
+        delta = self.delta if delta is None else delta
+        if rounds is None or delta is None:
+            missing = "rounds" if rounds is None else "delta"
+            raise ValueError(
+                f"epsilon needs {missing}, got None; call "
+                "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
+            )
+        return check.positive_integer(rounds=rounds), self._checked_delta(delta)
+
+    def _checked_delta(self, delta: float) -> float:
+        """Checks for a delta that does not permit publishing a client."""
+        return checked_delta(delta, self.sampling.population)
+
+    def statement(
+        self,
+        *,
+        rounds: int | None = None,
+        units: Sequence[tuple[str, int]] = (),
+    ) -> Statement:
+        """Returns the guarantee, with what it does not cover; print it to read it.
+
+        Args:
+            rounds: how many are run; the planned number if not given.
+            units: of what else to state epsilon, as in `epsilon_of`:
+                `[("example", 1), ("client", 3)]`.
+        """
+        rounds = getattr(self, "rounds", None) if rounds is None else rounds
+        others = tuple(
+            (unit, count, self.epsilon_of(unit, count=count, rounds=rounds))
+            for unit, count in units
+        )
+        return dataclasses.replace(self._statement(rounds), units=others)
+
     @abc.abstractmethod
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Returns the guarantee, with what it does not cover; print it to read it."""
+    def _statement(self, rounds: int | None) -> Statement: ...
 
     def plot_tradeoff(self, **options: Any) -> Any:
         """Draws epsilon against rounds and noise; needs the extra `plot`."""
         from jaxfed.privacy import _plot
 
         return _plot.tradeoff(self, **options)
+
+
+def checked_delta(
+    delta: float,
+    units: int,
+    *,
+    named: str = "population",
+    remedy: str = "pass for example delta=1e-5",
+) -> float:
+    """Checks for a delta that does not permit publishing a unit; returns a float."""
+    check.open_probability(remedy, delta=delta)
+    if delta >= 1 / units:
+        raise ValueError(
+            f"delta must be < 1 / {named} = {1 / units:.3g}, got {delta}; a larger one "
+            "would permit publishing a client or an example outright."
+        )
+    return float(delta)

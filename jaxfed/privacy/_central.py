@@ -14,7 +14,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _joint, _statement
-from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
@@ -157,21 +157,13 @@ class Central(Privacy):
         Raises:
             ValueError: neither given nor calibrated, or out of range.
         """
-        rounds = self.rounds if rounds is None else rounds
-        delta = self.delta if delta is None else delta
-        if rounds is None or delta is None:
-            missing = "rounds" if rounds is None else "delta"
-            raise ValueError(
-                f"epsilon needs {missing}, got None; call "
-                "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
-            )
-        delta = self._checked_delta(delta)
+        rounds, delta = self._planned(rounds, delta)
         return accounting.epsilon(
             self._round_event(),
             self._uses(rounds),
             delta=delta,
             relation=self.sampling.relation,
-            distance=_joint.RUN_DISTANCE,
+            distance=RUN_DISTANCE,
         )
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
@@ -184,7 +176,7 @@ class Central(Privacy):
             int(uses[-1]),
             delta=self.delta,
             relation=self.sampling.relation,
-            distance=_joint.RUN_DISTANCE,
+            distance=RUN_DISTANCE,
         )
         return curve[uses - 1]
 
@@ -205,7 +197,7 @@ class Central(Privacy):
             epsilon=epsilon,
             delta=delta,
             relation=self.sampling.relation,
-            distance=_joint.RUN_DISTANCE,
+            distance=RUN_DISTANCE,
         )
         return dataclasses.replace(
             self,
@@ -214,13 +206,7 @@ class Central(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Returns the guarantee, with what it does not cover; print it to read it.
-
-        Args:
-            rounds: how many are run; the planned number if not given.
-        """
-        rounds = self.rounds if rounds is None else rounds
+    def _statement(self, rounds: int | None) -> Statement:
         is_known = rounds is not None and self.delta is not None
         return _statement.central(
             epsilon=self.epsilon(rounds=rounds) if is_known else None,
@@ -236,8 +222,10 @@ class Central(Privacy):
         """Returns how many of `rounds` rounds one client takes part in, at most."""
         return self.sampling.participation(rounds).max_participations
 
-    def _checked_delta(self, delta: float) -> float:
-        return _joint.checked_delta(delta, self.sampling.population)
+    def _exposures(self, unit: str, rounds: int) -> list[Exposure]:
+        # examples of a client can change its contribution to any other, no further
+        relation = "replace_one" if unit == "example" else self.sampling.relation
+        return [Exposure(self._round_event(), self._uses(rounds), relation)]
 
     def _joint(self, params: Params) -> _joint.Joint:
         return _joint.joint(

@@ -21,7 +21,7 @@ from jaxfed.clipping import _lattice
 from jaxfed.noise import _discrete
 from jaxfed.noise._gaussian import SMOOTHING_DISTANCE, SMOOTHING_VARIANCE
 from jaxfed.privacy import _joint, _statement
-from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import (
@@ -113,7 +113,7 @@ class CentralCorrelated(Privacy):
             "correlated noise needs its horizon: pass rounds=...", rounds=self.rounds
         )
         if self.delta is not None:
-            delta = _joint.checked_delta(self.delta, self.sampling.population)
+            delta = self._checked_delta(self.delta)
             object.__setattr__(self, "delta", delta)
 
     @property
@@ -213,18 +213,12 @@ class CentralCorrelated(Privacy):
             rounds: at most the horizon; fewer cost the same.
             delta: strictly between 0 and 1; the calibrated one if there is one.
         """
-        rounds = self.rounds if rounds is None else rounds
-        delta = self.delta if delta is None else delta
-        if delta is None:
-            raise ValueError(
-                "epsilon needs delta, got None; call privacy.epsilon(delta=1e-5), or "
-                "calibrate first."
-            )
+        rounds, delta = self._planned(rounds, delta)
         return accounting.epsilon(
             self.event(rounds),
             1,
-            delta=_joint.checked_delta(delta, self.sampling.population),
-            distance=_joint.RUN_DISTANCE,
+            delta=delta,
+            distance=RUN_DISTANCE,
         )
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
@@ -243,11 +237,11 @@ class CentralCorrelated(Privacy):
             delta: strictly between 0 and 1, below 1 / population.
             rounds: the horizon.
         """
-        delta = _joint.checked_delta(delta, self.sampling.population)
+        delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
         planned = dataclasses.replace(self, rounds=rounds)
         multiplier = accounting.calibrate_multiplier(
-            _gaussian, 1, epsilon=epsilon, delta=delta, distance=_joint.RUN_DISTANCE
+            _gaussian, 1, epsilon=epsilon, delta=delta, distance=RUN_DISTANCE
         )
         strategy = planned.noise.sensitivity(rounds, planned.participation)
         multiplier = math.nextafter(multiplier * strategy, math.inf)
@@ -257,9 +251,9 @@ class CentralCorrelated(Privacy):
             delta=delta,
         )
 
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Returns the guarantee, with what it does not cover; print it to read it."""
-        self._check_horizon(self.rounds if rounds is None else rounds)
+    def _statement(self, rounds: int | None) -> Statement:
+        assert rounds is not None  # this object has a horizon
+        self._check_horizon(rounds)
         contract = self.participation
         participation = (
             f"{self.sampling.describe()}; no client takes part twice within "
@@ -276,6 +270,10 @@ class CentralCorrelated(Privacy):
             relation="zero_out",
             law=f"{type(self.noise).__name__}-correlated discrete Gaussian noise",
         )
+
+    def _exposures(self, unit: str, rounds: int) -> list[Exposure]:
+        relation = "replace_one" if unit == "example" else "zero_out"
+        return [Exposure(self.event(rounds), 1, relation)]
 
     def _check_horizon(self, rounds: int) -> None:
         if check.positive_integer(rounds=rounds) > self.rounds:

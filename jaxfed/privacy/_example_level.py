@@ -16,7 +16,7 @@ import optax
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _dp_sgd, _joint, _statement
-from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy, checked_delta
 from jaxfed.privacy._none import NoPrivacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Poisson, Sampler
@@ -203,7 +203,7 @@ class ExampleLevel(Privacy):
                 self._step_event(size),
                 steps,
                 delta=delta,
-                distance=_joint.RUN_DISTANCE,
+                distance=RUN_DISTANCE,
             )
             for size in set(self.sizes)
         }
@@ -224,7 +224,7 @@ class ExampleLevel(Privacy):
                 self._step_event(size),
                 rounds * self.steps,
                 delta=self.delta,
-                distance=_joint.RUN_DISTANCE,
+                distance=RUN_DISTANCE,
             )
             for size in set(self.sizes)
         ]
@@ -242,7 +242,7 @@ class ExampleLevel(Privacy):
                 rounds * self.steps,
                 epsilon=epsilon,
                 delta=delta,
-                distance=_joint.RUN_DISTANCE,
+                distance=RUN_DISTANCE,
             )
             for size in set(self.sizes)
         )
@@ -253,9 +253,7 @@ class ExampleLevel(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Returns the guarantee, with what it does not cover; print it to read it."""
-        rounds = self.rounds if rounds is None else rounds
+    def _statement(self, rounds: int | None) -> Statement:
         is_known = rounds is not None and self.delta is not None
         return _statement.example_level(
             epsilons=self.epsilons(rounds=rounds) if is_known else None,
@@ -292,25 +290,17 @@ class ExampleLevel(Privacy):
             expected_contributions=self.rate * max(self.sizes),
         )
 
-    def _planned(self, rounds: int | None, delta: float | None) -> tuple[int, float]:
-        rounds = self.rounds if rounds is None else rounds
-        delta = self.delta if delta is None else delta
-        if rounds is None or delta is None:
-            missing = "rounds" if rounds is None else "delta"
-            raise ValueError(
-                f"epsilon needs {missing}, got None; call "
-                "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
-            )
-        return check.positive_integer(rounds=rounds), self._checked_delta(delta)
+    def _exposures(self, unit: str, rounds: int) -> list[Exposure]:
+        if unit == "client":
+            return []  # nothing bounds what a whole silo changes
+        steps = rounds * self.steps
+        return [
+            Exposure(self._step_event(size), steps, "zero_out")
+            for size in sorted(set(self.sizes))
+        ]
 
     def _checked_delta(self, delta: float) -> float:
-        check.open_probability("pass for example delta=1e-5", delta=delta)
-        if delta >= 1 / max(self.sizes):
-            raise ValueError(
-                f"delta must be < 1 / the largest silo = {1 / max(self.sizes):.3g}, "
-                f"got {delta}; a larger one would permit publishing an example."
-            )
-        return float(delta)
+        return checked_delta(delta, max(self.sizes), named="the largest silo")
 
 
 def example_level(

@@ -12,17 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfed import _check as check
 from jaxfed import clipping as clip
 from jaxfed import keys, noise, sampling, tree
 from jaxfed.clipping import _lattice
 from jaxfed.clipping._base import Group
+from jaxfed.privacy._base import RUN_DISTANCE
 from jaxfed.typing import ClippedSum, Params, PyTree, Released
 
-# What is set aside of delta, in total variation, for finite tables of noise: enough for
-# 2**32 draws in a run. Less would admit fewer; more would show in a large epsilon, by
-# whose exponential it is multiplied.
-RUN_DISTANCE = 2.0**-46
 _WORD = 2**31
 
 
@@ -164,17 +160,6 @@ def release(
     share = shifted.mean_over(divisor).value[0] + 0.5
     assert isinstance(layout.clipping, clip.Adaptive)  # as `joint` made it
     return layout.clipping.adapt(state, share), released
-
-
-def checked_delta(delta: float, population: int) -> float:
-    """Checks for a delta that does not permit publishing a client; returns a float."""
-    check.open_probability("pass for example delta=1e-5", delta=delta)
-    if delta >= 1 / population:
-        raise ValueError(
-            f"delta must be < 1 / population = {1 / population:.3g}, got {delta}; a "
-            "larger one would permit publishing a client outright."
-        )
-    return float(delta)
 
 
 def check_own_sampler(sampler: sampling.Sampler) -> None:

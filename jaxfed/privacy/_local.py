@@ -16,7 +16,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.privacy import _local_statement, _reports
-from jaxfed.privacy._base import Privacy
+from jaxfed.privacy._base import UNITS, Privacy, checked_delta
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, Params, PyTree, Released
@@ -170,21 +170,38 @@ class Local(Privacy):
         Raises:
             ValueError: neither given nor calibrated, or out of range.
         """
-        rounds = self.rounds if rounds is None else rounds
-        delta = self._delta() if delta is None else delta
-        if rounds is None or delta is None:
-            missing = "rounds" if rounds is None else "delta"
-            raise ValueError(
-                f"epsilon needs {missing}, got None; call "
-                "privacy.epsilon(rounds=100, delta=1e-5), or calibrate first."
-            )
-        delta = self._checked_delta(delta)
+        rounds, delta = self._planned(rounds, self._delta() if delta is None else delta)
         pure = self._pure_epsilon()
         if pure is not None:
             return accounting.pure_epsilon(pure, rounds, delta=delta)
         return accounting.epsilon(
             self._report_event(), rounds, delta=delta, distance=rounds * _MOST_DISTANCE
         )
+
+    def epsilon_of(
+        self,
+        unit: str,
+        *,
+        count: int = 1,
+        rounds: int | None = None,
+        delta: float | None = None,
+    ) -> float:
+        """Returns an upper bound of epsilon for another unit than a client.
+
+        A report hides all of a client's examples together, so that one has the same
+        epsilon; clients report independently, so that `count` of them are as one that
+        reports `count` times as often.
+
+        Args:
+            unit: `"client"` or `"example"`.
+            count: how many clients, or examples of as many clients, change together.
+            rounds: as in `epsilon`.
+            delta: as in `epsilon`.
+        """
+        check.one_of(UNITS, unit=unit)
+        check.positive_integer("pass how many change together", count=count)
+        rounds, delta = self._planned(rounds, self._delta() if delta is None else delta)
+        return self.epsilon(rounds=rounds * count, delta=delta)
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
         """Returns epsilon after each of `rounds` rounds, or None without a delta."""
@@ -230,13 +247,7 @@ class Local(Privacy):
             rounds=rounds,
         )
 
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Returns the guarantee, with what it does not cover; print it to read it.
-
-        Args:
-            rounds: how many are run; the planned number if not given.
-        """
-        rounds = self.rounds if rounds is None else rounds
+    def _statement(self, rounds: int | None) -> Statement:
         delta = self._delta()
         is_known = rounds is not None and delta is not None
         return _local_statement.local(
@@ -279,13 +290,7 @@ class Local(Privacy):
         remedy = "pass for example delta=1e-5"
         if self._pure_epsilon() is None:
             remedy += "; delta=0 needs noise.Laplace or noise.PrivUnit"
-        check.open_probability(remedy, delta=delta)
-        if delta >= 1 / self.sampling.population:
-            raise ValueError(
-                f"delta must be < 1 / population = {1 / self.sampling.population:.3g}, "
-                f"got {delta}; a larger one would permit publishing a client outright."
-            )
-        return float(delta)
+        return checked_delta(delta, self.sampling.population, remedy=remedy)
 
 
 def _gaussian_event(multiplier: float) -> "DpEvent":

@@ -85,8 +85,7 @@ class NoPrivacy(Privacy):
         """Returns infinity for every round."""
         return np.full(rounds, math.inf)
 
-    def statement(self, *, rounds: int | None = None) -> Statement:
-        """Says that there is no guarantee."""
+    def _statement(self, rounds: int | None) -> Statement:
         return Statement(
             claim="No privacy guarantee. Updates are neither clipped nor noised: every "
             "release may reveal any client's data (epsilon is infinite).",

@@ -52,6 +52,7 @@ class Statement:
         mechanism: what is clipped and which noise is added.
         not_covered: what the claim is not about.
         precision: how the claim deals with finite arithmetic and with keys.
+        units: other units, as (unit, how many change together, their epsilon).
     """
 
     claim: str
@@ -68,6 +69,7 @@ class Statement:
     not_covered: tuple[str, ...] = ()
     precision: str = ""
     epsilons: tuple[float, ...] = ()
+    units: tuple[tuple[str, int, float], ...] = ()
 
     def __str__(self) -> str:
         parts = {
@@ -76,17 +78,28 @@ class Statement:
             "Trust": self.trust,
             "Participation": self.sampling,
             "Mechanism": self.mechanism,
+            "Other units": "; ".join(self._other(*other) for other in self.units),
             "Not covered": "; ".join(self.not_covered),
             "In finite precision": self.precision,
         }
         lines = [f"{name}: {words}." for name, words in parts.items() if words]
         return "\n".join([self.claim, *lines])
 
+    def _other(self, unit: str, count: int, epsilon: float) -> str:
+        words = f"one {unit}" if count == 1 else f"{count:,} {unit}s together"
+        at_will = unit == "example" and self.unit == "client"
+        shown = "no claim" if math.isinf(epsilon) else f"epsilon {up(epsilon)}"
+        return f"{words}{', changed at will' if at_will else ''}: {shown}"
+
     def to_json(self) -> str:
         """Returns the fields as one line of JSON; an infinite epsilon is a word."""
         fields = dataclasses.asdict(self)
         fields["epsilon"] = _finite(self.epsilon)
         fields["epsilons"] = [_finite(epsilon) for epsilon in self.epsilons]
+        fields["units"] = [
+            {"unit": unit, "count": count, "epsilon": _finite(epsilon)}
+            for unit, count, epsilon in self.units
+        ]
         return json.dumps(fields, allow_nan=False)
 
 
@@ -166,8 +179,8 @@ def example_level(
         "are public",
         trust="the silo clips and adds the noise; the server is not trusted",
         sampling="every silo is assumed to take part in every round; in each of "
-        f"{steps:,} steps a round, every example joins independently with probability "
-        f"{rate:g}",
+        f"{steps:,} step{'s' if steps > 1 else ''} a round, every example joins "
+        f"independently with probability {rate:g}",
         mechanism=f"{clip}; discrete Gaussian noise of {multiplier:.4g} times that "
         "norm is added to the exact integer sum of each step",
         not_covered=_NOT_COVERED,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxfed import _check as check
 from jaxfed import accounting
 from jaxfed.privacy import Central, CentralCorrelated
-from jaxfed.privacy._joint import RUN_DISTANCE, checked_delta
+from jaxfed.privacy._base import RUN_DISTANCE, checked_delta
 from jaxfed.privacy._statement import up
 
 if TYPE_CHECKING:
