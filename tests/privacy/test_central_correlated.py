@@ -2,6 +2,10 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
+import textwrap
 
 import dp_accounting
 import jax
@@ -249,3 +253,58 @@ def test_a_sum_that_was_not_encoded_is_refused():
         privacy.release(
             privacy.init(params), {"w": jnp.full(4, 0.25)}, key=jf.keys.simulated(0)
         )
+
+
+def test_the_state_of_the_noise_can_be_spread_over_devices():
+    """Split along the parameters over four devices: the same bits, and still split."""
+    script = textwrap.dedent("""
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        import jaxfed as jf
+        from jaxfed.typing import ClientResult
+
+        params = {"w": jnp.zeros(64), "b": jnp.zeros(3)}
+        mesh = Mesh(np.array(jax.devices()), ("model",))
+
+        def spread(a):
+            axes = [None] * (a.ndim - 1) + ["model"] if a.shape[-1:] == (64,) else []
+            return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*axes)))
+
+        for noise in (
+            jf.noise.BLT(multiplier=3.0),
+            jf.noise.Banded(multiplier=3.0, bands=3),
+            jf.noise.Tree(multiplier=3.0),
+        ):
+            privacy = jf.privacy.central(
+                sampling=jf.sampling.Cyclic(population=8, groups=2),
+                clipping=jf.clipping.Fixed(norm=0.5), noise=noise, rounds=8)
+            key = jf.keys.secure(bytes(32), context=b"test")
+            state = privacy.init(params)
+            update = {"w": jnp.linspace(-1, 1, 64), "b": jnp.ones(3)}
+            result = ClientResult(update, jnp.float32(1), ())
+            total = privacy.encode(state, result, key=key)
+            release = jax.jit(lambda s, t, k: privacy.release(s, t, key=k))
+            one, many = state, jax.tree.map(spread, state)
+            for index in range(4):
+                draw = jf.keys.for_round(key, index)
+                one, wanted = release(one, total, draw)
+                many, found = release(many, jax.tree.map(spread, total), draw)
+                for a, b in zip(
+                    *map(jax.tree.leaves, ((one, wanted), (many, found))), strict=True
+                ):
+                    np.testing.assert_array_equal(a, b)
+            kept = [a for a in jax.tree.leaves(many) if a.shape[-1:] == (64,)]
+            assert kept
+            assert all(a.addressable_shards[0].data.shape[-1] == 16 for a in kept)
+        print(len(jax.devices()))
+    """)
+    flags = "--xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["4"]
