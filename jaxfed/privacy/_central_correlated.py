@@ -7,7 +7,6 @@ model is, carries less of it.
 """
 
 import dataclasses
-import functools
 import math
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -18,9 +17,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.clipping import _lattice
-from jaxfed.noise import _discrete
-from jaxfed.noise._gaussian import SMOOTHING_DISTANCE, SMOOTHING_VARIANCE
-from jaxfed.privacy import _joint, _statement
+from jaxfed.privacy import _correlated_layout, _joint, _statement
 from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
@@ -36,8 +33,6 @@ from jaxfed.typing import (
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-_WORD = 2**31
-
 
 class _State(NamedTuple):
     """What the next round needs. The noise in it is a secret."""
@@ -45,24 +40,6 @@ class _State(NamedTuple):
     stream: PyTree
     round: jax.Array
     """() int32: rounds released so far."""
-
-
-class _Layout(NamedTuple):
-    """The grid of a run and the noise on it; static."""
-
-    lattice: _lattice.Lattice
-    stream: noise.Stream
-    distance: float
-    """Of one scalar of one round."""
-
-
-class _Largest(NamedTuple):
-    """Stands for a sampler where only the size of its noise matters."""
-
-    largest: int
-
-    def draw(self, shape: tuple[int, ...], *, key: jax.Array) -> jax.Array:
-        raise NotImplementedError
 
 
 @final
@@ -286,77 +263,18 @@ class CentralCorrelated(Privacy):
         strategy = self.noise.sensitivity(self.rounds, self.participation)
         return math.nextafter(multiplier / strategy, 0.0) if multiplier else 0.0
 
-    def _layout(self, params: Params) -> _Layout:
-        return _layout(self, tree.size(params))
+    def _layout(self, params: Params) -> _correlated_layout.Layout:
+        return _correlated_layout.find(
+            self.noise,
+            self.rounds,
+            self.participation,
+            max_clients=self.sampling.max_clients,
+            run_multiplier=self._run_multiplier(self.noise.multiplier),
+            dimension=tree.size(params),
+        )
 
 
 def _gaussian(multiplier: float) -> "DpEvent":
     from dp_accounting import GaussianDpEvent
 
     return GaussianDpEvent(multiplier)
-
-
-@functools.lru_cache(maxsize=32)
-def _layout(privacy: CentralCorrelated, dimension: int) -> _Layout:
-    """Finds the finest grid on which neither sums nor noise can overflow.
-
-    The noise is scaled so that the run has exactly the multiplier that is accounted:
-    what rounding adds to the sensitivity (`Stream.sensitivity`) is added to it.
-    """
-    strategy = privacy.noise.strategy(privacy.rounds, privacy.participation)
-    max_clients = privacy.sampling.max_clients
-    ratio = privacy._run_multiplier(privacy.noise.multiplier)
-    lattice = _lattice.choose(
-        dimension=dimension,
-        max_clients=max_clients,
-        multiplier=ratio * strategy.sensitivity,
-    )
-    levels = lattice.levels
-    while levels >= 1:
-        probe = noise.streaming(strategy, _Largest(1))
-        stddev = ratio * probe.sensitivity(norm=levels, dimension=dimension)
-        scale = math.hypot(stddev, math.sqrt(SMOOTHING_VARIANCE)) if ratio else 0.0
-        try:
-            rough = noise.streaming(strategy, _Largest(max(1, math.ceil(16 * scale))))
-            fits = rough.largest + max_clients * levels < _WORD
-        except ValueError:
-            fits = False
-        if fits:
-            return _placed(privacy, strategy, dimension, levels, ratio)
-        levels //= 2
-    raise ValueError(
-        f"a sum over up to {max_clients:,} clients with noise multiplier "
-        f"{privacy.noise.multiplier:g} over {privacy.rounds:,} rounds does not fit "
-        "32-bit integers; take fewer clients a round, or less noise."
-    )
-
-
-def _placed(
-    privacy: CentralCorrelated,
-    strategy: noise.Strategy,
-    dimension: int,
-    levels: int,
-    ratio: float,
-) -> _Layout:
-    lattice = _lattice.at(
-        levels,
-        dimension=dimension,
-        max_clients=privacy.sampling.max_clients,
-        stddev=ratio * strategy.sensitivity * levels,
-    )
-    bound = noise.streaming(strategy, _Largest(1))
-    for _ in range(3):  # the rounding's part depends, a little, on the noise's size
-        stddev = ratio * bound.sensitivity(norm=levels, dimension=dimension)
-        scale = math.hypot(stddev, math.sqrt(SMOOTHING_VARIANCE)) if ratio else 0.0
-        sampler = _discrete.gaussian(scale)
-        stream = noise.streaming(strategy, sampler)
-        needed = ratio * stream.sensitivity(norm=levels, dimension=dimension)
-        if needed <= stddev or not ratio:
-            break
-        bound = stream
-    else:
-        raise AssertionError((privacy, dimension, levels))
-    if stream.largest + privacy.sampling.max_clients * levels >= _WORD:
-        raise AssertionError((privacy, dimension, levels))
-    # a tree draws up to two nodes a round on average
-    return _Layout(lattice, stream, 2 * (sampler.distance + SMOOTHING_DISTANCE))

@@ -236,7 +236,7 @@ def test_fixed_size_is_accounted_at_twice_the_sensitivity():
     renyi.compose(event, 100)
     found = privacy.epsilon(rounds=100)
     assert found == pytest.approx(renyi.get_epsilon(1e-6), rel=0.02)
-    assert "replaced by any other" in privacy.statement(rounds=10)
+    assert "replaced by any other" in str(privacy.statement(rounds=10))
 
 
 def test_rounds_beyond_the_horizon_release_nothing_even_when_compiled():
@@ -255,6 +255,7 @@ def test_a_sum_that_was_not_encoded_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_the_state_of_the_noise_can_be_spread_over_devices():
     """Split along the parameters over four devices: the same bits, and still split."""
     script = textwrap.dedent("""
