@@ -176,3 +176,18 @@ def test_fixed_size_reproduces_what_the_halved_multiplier_costs():
     )
     accountant.compose(event, 1000)
     assert accountant.get_epsilon(1e-6) == pytest.approx(23.3, abs=0.05)
+
+
+def test_a_cohort_of_everybody_is_charged_the_doubling_once():
+    """Replace-one moves a full sum by twice the norm: half the multiplier, no less."""
+    import dp_accounting
+
+    def epsilon(event, relation="replace_one"):
+        return jf.accounting.epsilon(event, 10, delta=1e-6, relation=relation)
+
+    everybody = sampling.FixedSize(population=900, size=900).event(8.0)
+    assert epsilon(everybody) == epsilon(dp_accounting.GaussianDpEvent(8.0))
+    halved = epsilon(dp_accounting.GaussianDpEvent(4.0), "zero_out")
+    assert epsilon(everybody) == pytest.approx(halved, rel=1e-6)
+    nearly = sampling.FixedSize(population=900, size=899).event(8.0)
+    assert epsilon(everybody) <= epsilon(nearly)
