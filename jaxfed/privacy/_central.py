@@ -108,8 +108,14 @@ class Central(Privacy):
         self, state: PyTree, result: ClientResult, *, key: jax.Array
     ) -> _joint.Encoded:
         """Returns the clipped update as integers. The client's weight is ignored."""
+        return self.encode_counted(state, result, key=key)[0]
+
+    def encode_counted(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> tuple[_joint.Encoded, jax.Array]:
+        """Returns what `encode` does, and whether the update counts."""
         layout = self._joint(result.update)
-        return _joint.encode(layout, state, result.update, key=key)
+        return _joint.encode_counted(layout, state, result.update, key=key)
 
     def release(
         self, state: PyTree, total: _joint.Encoded, *, key: jax.Array

@@ -108,6 +108,16 @@ def joint(
 
 def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> Encoded:
     """Clips one contribution and rounds it to integers; zero where not finite."""
+    return encode_counted(layout, state, update, key=key)[0]
+
+
+def encode_counted(
+    layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array
+) -> tuple[Encoded, jax.Array]:
+    """Returns what `encode` does, and whether it is the update and not a zero for it.
+
+    It is not for NaN, infinity and norms beyond 2**60 clip norms.
+    """
     encoded = [
         _lattice.encode(
             _leaves_of(group, update), norm, part.lattice, key=keys.for_leaf(key, index)
@@ -120,9 +130,10 @@ def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> E
         values = [[jnp.where(is_finite, a, 0) for a in group] for group in values]
     integers = _assembled(layout, values, update)
     if layout.count is None:
-        return Encoded(integers, ())
+        return Encoded(integers, ()), is_finite
     half = jnp.where(encoded[0].fits, 1, -1) * layout.count.lattice.levels
-    return Encoded(integers, jnp.where(is_finite, half, 0).astype(jnp.int32))
+    count = jnp.where(is_finite, half, 0).astype(jnp.int32)
+    return Encoded(integers, count), is_finite
 
 
 def release(
