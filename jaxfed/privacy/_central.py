@@ -6,7 +6,7 @@ part, and is divided by a public constant.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 import numpy as np
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 RELATIONS = ("zero_out", "replace_one")
+_LAWS: dict[type, str] = {
+    noise.Gaussian: "discrete Gaussian noise",
+    noise.Skellam: "Skellam noise",
+}
 
 
 @final
@@ -40,17 +44,21 @@ class Central(Privacy):
     needs noise from `keys.secure`; a simulation's can be recomputed from its seed.
     Nothing else that leaves a round is covered.
 
+    With `noise.Skellam` the noise is Skellam's, accounted by its own Renyi bounds, and
+    no sampling amplifies: a mixture over cohorts that are drawn without looking at
+    data is no less private than the worst cohort (divergences are jointly convex).
+
     Args:
         sampling: any of `jaxfed.sampling`; only `Poisson` and `FixedSize` amplify.
         clipping: `clipping.Fixed`, `clipping.Adaptive` or `clipping.PerLayer`.
-        noise: `noise.Gaussian`.
+        noise: `noise.Gaussian`, or with `clipping.Fixed` also `noise.Skellam`.
         delta: the delta at which epsilon is reported; set by `calibrated`.
         rounds: the planned number of rounds; set by `calibrated`.
     """
 
     sampling: Sampler
     clipping: clipping.Clipping
-    noise: noise.Gaussian
+    noise: noise.Gaussian | noise.Skellam
     delta: float | None = None
     rounds: int | None = None
 
@@ -64,7 +72,9 @@ class Central(Privacy):
             clipping.Clipping, "pass clipping.Fixed(norm=...)", clipping=self.clipping
         )
         check.instance(
-            noise.Gaussian, "pass noise.Gaussian(multiplier=...)", noise=self.noise
+            (noise.Gaussian, noise.Skellam),
+            "pass noise.Gaussian(multiplier=...)",
+            noise=self.noise,
         )
         if self.delta is not None:
             object.__setattr__(self, "delta", self._checked_delta(self.delta))
@@ -80,6 +90,12 @@ class Central(Privacy):
                 "clipping must be one of jaxfed's own rules, got "
                 f"{type(self.clipping).__name__}; their bounds are proved and tested, "
                 "use clipping.Fixed, Adaptive or PerLayer."
+            )
+        if isinstance(self.noise, noise.Skellam):
+            check.instance(
+                clipping.Fixed,
+                "Skellam noise covers one norm; pass clipping.Fixed(norm=...)",
+                clipping=self.clipping,
             )
 
     def validate(
@@ -208,7 +224,7 @@ class Central(Privacy):
         delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
         multiplier = accounting.calibrate_multiplier(
-            self.sampling.event,
+            self._event_at,
             self._uses(rounds),
             epsilon=epsilon,
             delta=delta,
@@ -238,6 +254,7 @@ class Central(Privacy):
             clip=self.clipping.describe(),
             multiplier=self.noise.multiplier,
             relation=self.sampling.relation,
+            law=_LAWS[type(self.noise)],
         )
 
     def _uses(self, rounds: int) -> int:
@@ -248,14 +265,30 @@ class Central(Privacy):
         return _joint.checked_delta(delta, self.sampling.population)
 
     def _joint(self, params: Params) -> _joint.Joint:
+        most = self.sampling.max_clients
+        if isinstance(self.noise, noise.Skellam):
+            assert isinstance(self.clipping, clipping.Fixed)  # as it was checked
+            return _joint.with_skellam(
+                self.clipping, self.noise, params, max_contributions=most
+            )
         return _joint.joint(
             self.clipping,
             self.noise.multiplier,
             params,
-            max_contributions=self.sampling.max_clients,
+            max_contributions=most,
             expected_contributions=self.sampling.expected_clients,
         )
 
     def _round_event(self) -> "DpEvent":
+        return self._event_at(self.noise.multiplier)
+
+    def _event_at(self, multiplier: float) -> Any:
+        if isinstance(self.noise, noise.Skellam):
+            other = noise.Skellam(multiplier=multiplier)
+            return accounting.Skellam(
+                l1_sensitivity=other.levels**2,  # of integers with that L2 norm
+                l2_sensitivity=other.levels,
+                variance=other.variance(other.levels),
+            )
         # all parts of a round together are one Gaussian of this multiplier: `_joint`
-        return self.sampling.event(self.noise.multiplier)
+        return self.sampling.event(multiplier)

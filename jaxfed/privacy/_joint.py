@@ -39,7 +39,7 @@ class Part(NamedTuple):
     """A part of a contribution: its grid, and the noise on its sum."""
 
     lattice: _lattice.Lattice
-    noise: noise.Gaussian
+    noise: noise.Gaussian | noise.Skellam
 
 
 class Joint(NamedTuple):
@@ -104,6 +104,44 @@ def joint(
         for group in groups
     )
     return Joint(clipping, groups, parts, count)
+
+
+def with_skellam(
+    clipping: clip.Fixed,
+    noise: noise.Skellam,
+    params: Params,
+    *,
+    max_contributions: int,
+) -> Joint:
+    """Lays out the release of one sum with Skellam noise, on the grid of the noise.
+
+    Raises:
+        ValueError: the sum could overflow, or that grid is too coarse for it.
+    """
+    (group,) = clipping.groups(params)
+    levels = noise.levels
+    stddev = math.sqrt(noise.variance(levels))
+    try:
+        lattice = _lattice.at(
+            levels,
+            dimension=group.dimension,
+            max_clients=max_contributions,
+            stddev=stddev,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"a cohort must be small enough for the grid of Skellam noise, {levels:,} "
+            f"steps a clip norm at this multiplier, got up to {max_contributions:,} "
+            f"clients of {group.dimension:,} parameters: rounding would cost over 1 %; "
+            "take fewer clients a round, or noise.Gaussian."
+        ) from error
+    most = max_contributions * levels + noise.largest(levels)
+    if most >= _WORD:
+        raise ValueError(
+            f"a sum of up to {max_contributions:,} contributions of {levels:,} steps "
+            "must fit 32 bits; take fewer clients a round, or more noise."
+        )
+    return Joint(clipping, (group,), (Part(lattice, noise),), None)
 
 
 def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> Encoded:
