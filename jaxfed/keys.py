@@ -8,12 +8,12 @@ folds in a tagged number, so that round 3 and client 3 are different branches.
 Keys are typed JAX keys (`jax.random.key`); there is no default key. There are two
 kinds, made by two functions and told apart by their type: `simulated` (threefry, from
 an integer seed, reproducible, for research) and `secure` (ChaCha20, from 256 secret
-bits, for releases). Everything that follows from a key works on both, except
-`host_generator`, which is for simulations only.
+bits, for releases). Everything that follows from a key works on both.
 """
 
 import enum
 import functools
+import itertools
 import operator
 import secrets
 
@@ -28,7 +28,10 @@ from jaxfed._chacha import CHACHA20
 from jaxfed.typing import PyTree
 
 _INDEX_BITS = 30  # two bits of the folded word say which step of the tree it is
+_MOST_INDEX = (1 << _INDEX_BITS) - 1
+_UNNUMBERED = 1 << (_INDEX_BITS - 1)  # no purpose has such a number
 _PURPOSE, _ROUND, _CLIENT, _LEAF = range(4)
+_LEAST_WORDS = 16
 _SECRET_BYTES = 32
 _SALT = b"jaxfed secure key, version 1"  # a change would change every derived key
 
@@ -144,8 +147,8 @@ def host_words(key: jax.Array, count: int) -> np.ndarray:
     """Draws `count` uint64 words from `key` for use by NumPy.
 
     As good as the key: from a secure key nobody can tell them from uniform words.
-    Sampling on the host for a release builds on these words (`host_coins`,
-    `host_order`).
+    Sampling on the host builds on these words (`host_coins`, `host_integers`,
+    `host_order`, `host_subset`).
     """
     check.key(key=key)
     bits = np.asarray(_bits(key, count)).astype(np.uint64)
@@ -155,13 +158,41 @@ def host_words(key: jax.Array, count: int) -> np.ndarray:
 def host_coins(key: jax.Array, probability: float, count: int) -> np.ndarray:
     """Flips `count` independent coins on the host: a boolean vector.
 
-    Each is true with a probability of `ceil(probability * 2**64) / 2**64`, the float
-    taken exactly: at most 2**-64 above `probability`. Works with either kind of key.
+    Each is true with `probability`, the float taken exactly: exactly so from 2**-44
+    on, and at most 2**-96 more often below. Works with either kind of key.
     """
     check.probability(probability=probability)
     numerator, denominator = float(probability).as_integer_ratio()
-    threshold = -(-(numerator << 64) // denominator)
-    return host_words(key, count) <= np.uint64(threshold - 1)
+    whole, rest = divmod(numerator << 32, denominator)
+    first = _some_words(key, -(-count // 2)).view(np.uint32)[:count]
+    coins, on_the_edge = first < whole, first == whole
+    if rest and on_the_edge.any():  # hardly ever: 64 further bits decide
+        part = -(-(rest << 64) // denominator)
+        further = _some_words(for_leaf(key, 0), count)
+        coins |= on_the_edge & (further <= np.uint64(part - 1))
+    return coins
+
+
+def host_integers(key: jax.Array, bound: int, count: int) -> np.ndarray:
+    """Draws `count` independent integers 0, ..., bound - 1 on the host (int64).
+
+    Each value has a probability within 2**-128 of 1 / bound: 128 random bits times
+    `bound`, shifted down. Works with either kind of key.
+
+    Args:
+        key: consumed.
+        bound: 1 <= bound < 2**32.
+        count: how many.
+    """
+    if check.positive_integer(bound=bound) >= 1 << 32:
+        raise ValueError(
+            f"bound must be < 2**32, got {bound}; draw larger numbers in parts."
+        )
+    factor, carry = np.uint64(bound), np.zeros(count, np.uint64)
+    for word in _some_words(key, 2 * count).reshape(2, count):
+        for limb in (word & np.uint64(0xFFFFFFFF), word >> np.uint64(32)):
+            carry = (limb * factor + carry) >> np.uint64(32)
+    return carry.astype(np.int64)
 
 
 def host_order(key: jax.Array, count: int) -> np.ndarray:
@@ -170,24 +201,45 @@ def host_order(key: jax.Array, count: int) -> np.ndarray:
     Sorts by 128 random bits each: the order is uniform up to the probability of a
     tie, below `count**2 * 2**-129`. Works with either kind of key.
     """
-    words = host_words(key, 2 * count)
-    return np.lexsort((words[:count], words[count:]))
+    upper = _some_words(key, count)
+    order = np.argsort(upper)
+    ranked = upper[order]
+    if (ranked[1:] == ranked[:-1]).any():  # hardly ever: 64 further bits decide
+        order = np.lexsort((_some_words(for_leaf(key, 0), count), upper))
+    return order
 
 
-def host_generator(key: jax.Array) -> np.random.Generator:
-    """Returns a NumPy generator for host-side sampling, seeded with 128 bits of `key`.
+def host_subset(key: jax.Array, count: int, size: int) -> np.ndarray:
+    """Draws `size` of the numbers 0, ..., count - 1 on the host: ascending, int64.
 
-    Philox is counter-based and not cryptographic: for simulations only.
+    The first `size` distinct values of a sequence of `host_integers`, so that the work
+    follows the size, or the first of `host_order` where that is no more work. The
+    subset is uniform up to a total-variation distance of `(count + 16)**2 * 2**-128`.
+    Works with either kind of key.
 
-    Raises:
-        ValueError: the key is secure, so that the draw may be part of a release.
+    Args:
+        key: consumed.
+        count: 1 <= count < 2**32.
+        size: 0 <= size <= count.
     """
-    if is_secure(key):
-        raise ValueError(
-            "host_generator is for simulations, got a secure key; a release draws on "
-            "the host with keys.host_coins, keys.host_order or keys.host_words."
-        )
-    return np.random.Generator(np.random.Philox(key=host_words(key, 2)))
+    if not 0 <= size <= count:
+        raise ValueError(f"size must be in [0, {count}], got {size}; draw fewer.")
+    if size > count // 8:
+        return np.sort(host_order(key, count)[:size])
+    drawn = first = np.empty(0, np.int64)
+    for attempt in itertools.count():
+        own = for_leaf(key, attempt) if attempt else key
+        drawn = np.append(drawn, host_integers(own, count, 2 * size + 16))
+        first = np.sort(np.unique(drawn, return_index=True)[1])
+        if len(first) >= size:  # nearly always at once
+            break
+    return np.sort(drawn[first[:size]])
+
+
+def _some_words(key: jax.Array, count: int) -> np.ndarray:
+    """Returns `count` of the words of a longer draw: few lengths, few compilations."""
+    step = max(_LEAST_WORDS, 1 << max(0, count.bit_length() - 4))
+    return host_words(key, -(-count // step) * step)[:count]
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -202,8 +254,33 @@ def _fold(key: jax.Array, step: int, index: jax.Array | int) -> jax.Array:
             "a round, client or leaf number must be an integer in [0, 2**30), got "
             f"{index}; number clients from 0."
         )
+    if isinstance(index, Tracer):
+        return _fold_unknown(key, step, index)
+    return _tagged(key, step, jnp.asarray(index))
+
+
+def _tagged(key: jax.Array, step: int, index: jax.Array) -> jax.Array:
     tag = np.uint32(step << _INDEX_BITS)
-    return jax.random.fold_in(key, jnp.asarray(index).astype(jnp.uint32) | tag)
+    return jax.random.fold_in(key, index.astype(jnp.uint32) | tag)
+
+
+def _fold_unknown(key: jax.Array, step: int, index: jax.Array) -> jax.Array:
+    """Folds in a number that is known only when the program runs.
+
+    Nobody can refuse one outside [0, 2**30) then, and its upper bits would make it the
+    key of another step of the tree, or wrapped around that of an earlier round. It
+    gets a key of its own: below a purpose beyond all that are ever numbered.
+    """
+    if index.dtype.itemsize < 4:
+        index = index.astype(jnp.int32)
+    child = _tagged(key, step, index & index.dtype.type(_MOST_INDEX))
+    beyond = index >> index.dtype.type(_INDEX_BITS)
+    low = (beyond & index.dtype.type(_UNNUMBERED - 1)).astype(jnp.uint32)
+    apart = _tagged(child, _PURPOSE, low | np.uint32(_UNNUMBERED))
+    data = jnp.where(
+        beyond == 0, jax.random.key_data(child), jax.random.key_data(apart)
+    )
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 def _is_index(index: jax.Array | int) -> bool:

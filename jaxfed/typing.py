@@ -213,7 +213,8 @@ class PrivateReport(NamedTuple):
     num_clients: jax.Array
     """() int32: real clients in the cohort."""
     num_failed: jax.Array
-    """() int32: clients whose update was not finite and so counted as zero."""
+    """() int32: clients whose update was not finite, or of a norm that the aggregator
+    cannot measure, and so counted as zero."""
     metrics: Metrics
     """Local metrics: means over each client's steps, then over the clients that did
     not fail; NaN when there is none."""

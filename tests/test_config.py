@@ -49,6 +49,7 @@ EXAMPLES = {
         jf.clipping.Scaled(norm=0.1, floor=1, decay=0.9),
     ],
     "Gaussian": [GAUSSIAN, jf.noise.Gaussian(multiplier=0)],
+    "Skellam": [jf.noise.Skellam(multiplier=1 / 3)],
     "FixedL1": [FIXED_L1],
     "Laplace": [LAPLACE, jf.noise.Laplace(multiplier=1 / 3)],
     "PrivUnit": [PRIVUNIT, jf.noise.PrivUnit(epsilon=0.5)],
@@ -212,7 +213,7 @@ def test_the_kinds_of_a_family_are_listed():
         (POISSON, {"rate": 1.5}, r"rate must be in \(0, 1\], got 1.5"),
         (POISSON, {"cap": 5}, "cap must be >= population"),
         (CENTRAL, {"delta": 2.0}, "delta must be strictly between 0 and 1, got 2.0"),
-        (CENTRAL, {"noise": FIXED.to_dict()}, "noise must be a Gaussian, got Fixed"),
+        (CENTRAL, {"noise": FIXED.to_dict()}, "noise must be a Gaussian or Skellam, "),
         (CENTRAL, {"noise": {"kind": "Nose"}}, "got 'Nose'"),
     ],
 )

@@ -1,12 +1,14 @@
 """Keys: who draws what is a tree that anybody can recompute."""
 
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.errors import KeyReuseError
+from scipy import stats
 
 from jaxfed import _hkdf, keys
 from jaxfed.keys import Purpose
@@ -132,6 +134,31 @@ def test_a_traced_number_that_is_no_integer_is_refused(step):
         jax.jit(lambda key, n: step(key, n))(keys.simulated(0), np.float32(1))
 
 
+@pytest.mark.parametrize("make", [lambda: keys.simulated(9), lambda: secure()])
+def test_a_traced_number_out_of_range_gets_a_key_of_its_own(make):
+    """It would wrap around to an earlier round, or run into another step's tag."""
+    inside = [0, 1, 3, 2**30 - 1]
+    outside = [-1, -(2**30), -(2**31), 2**30, 2**30 + 3, 2**31 - 1]
+
+    @jax.jit
+    def children(key, numbers):
+        found = [jax.vmap(step, (None, 0))(key, numbers) for step in BRANCHES]
+        return jax.random.key_data(jnp.concatenate(found))
+
+    found = data = np.asarray(children(make(), np.array(inside + outside, np.int32)))
+    unsigned = np.array([2**31 + 3, 2**32 - 3], np.uint32)
+    found = np.concatenate([data, children(make(), unsigned)])
+    known = [data_of(step(make(), n)) for step in BRANCHES for n in inside]
+    assert len(np.unique(found, axis=0)) == 3 * (len(inside) + len(outside) + 2)
+    each = data.reshape(3, len(inside) + len(outside), -1)[:, : len(inside)]
+    np.testing.assert_array_equal(each.reshape(len(known), -1), known)
+    purposes = [data_of(keys.for_purpose(make(), p)) for p in Purpose]
+    assert len(np.unique([*found, *purposes], axis=0)) == len(found) + len(Purpose)
+    for small in (np.int8, np.uint16):
+        at_77 = children(make(), np.array([77], small))
+        np.testing.assert_array_equal(at_77[0], data_of(keys.for_round(make(), 77)))
+
+
 @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32)])
 @pytest.mark.parametrize(
     "use",
@@ -140,7 +167,10 @@ def test_a_traced_number_that_is_no_integer_is_refused(step):
         *(lambda key, step=step: step(key, 0) for step in BRANCHES),
         lambda key: keys.tree_like(key, {"w": 1.0}),
         lambda key: keys.host_words(key, 1),
-        keys.host_generator,
+        lambda key: keys.host_coins(key, 0.5, 1),
+        lambda key: keys.host_integers(key, 2, 1),
+        lambda key: keys.host_order(key, 1),
+        lambda key: keys.host_subset(key, 10, 1),
     ],
 )
 def test_integers_and_raw_keys_are_refused_everywhere(use, key):
@@ -175,38 +205,37 @@ def test_host_words_are_the_bits_of_the_key():
     assert (words & np.uint64(0xFFFFFFFF)).any()
 
 
-def test_host_generators_depend_on_their_key_alone():
+def test_drawing_neither_asks_nor_moves_the_global_generator():
     draws = []
     for global_seed in (0, 1):
         np.random.seed(global_seed)  # noqa: NPY002 - the point is that it is inert
-        generator = keys.host_generator(keys.for_round(keys.simulated(7), 2))
-        draws.append(generator.integers(2**63, size=8))
-        np.testing.assert_array_equal(
-            keys.host_words(keys.simulated(7), 2), keys.host_words(keys.simulated(7), 2)
-        )
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        draws.append(keys.host_order(keys.for_round(keys.simulated(7), 2), 50))
+        np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     np.testing.assert_array_equal(*draws)
-    other = keys.host_generator(keys.for_round(keys.simulated(7), 3))
-    assert (other.integers(2**63, size=8) != draws[0]).all()
-
-
-def test_drawing_leaves_the_global_generator_alone():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    keys.host_generator(keys.simulated(0)).normal(size=100)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    other = keys.host_order(keys.for_round(keys.simulated(7), 3), 50)
+    assert (other != draws[0]).any()
 
 
 def test_a_key_that_was_drawn_from_cannot_be_drawn_from_again():
-    key = keys.simulated(0)
-    keys.host_words(key, 1)
-    with pytest.raises(KeyReuseError):
-        keys.host_words(key, 1)
+    for draw in (
+        lambda key: keys.host_words(key, 1),
+        lambda key: keys.host_coins(key, 0.3, 1),
+        lambda key: keys.host_integers(key, 3, 1),
+        lambda key: keys.host_order(key, 3),
+        lambda key: keys.host_subset(key, 30, 3),
+    ):
+        key = keys.simulated(0)
+        draw(key)
+        with pytest.raises(KeyReuseError):
+            draw(key)
 
 
-def test_sibling_generators_are_unrelated():
-    # correlations of 200 pairs of 1,000 normals each: |r| > 0.25 in any of them has
-    # probability 200 * 2e-15; streams that overlap or repeat give r = 1
+def test_siblings_are_unrelated():
+    # correlations of 200 pairs of 1,000 uniform numbers each: |r| > 0.25 in any of
+    # them has probability below 1e-10; streams that overlap or repeat give r = 1
     streams = [
-        keys.host_generator(keys.for_client(keys.simulated(0), i)).normal(size=1000)
+        keys.host_words(keys.for_client(keys.simulated(0), i), 1000) / 2.0**64
         for i in range(21)
     ]
     pairs = list(itertools.combinations(streams, 2))[:200]
@@ -335,11 +364,6 @@ def test_host_words_of_a_secure_key_are_its_stream():
     assert [int(w) for w in words] == [(int(h) << 32) | int(low) for h, low in bits]
 
 
-def test_a_secure_key_makes_no_philox_generator():
-    with pytest.raises(ValueError, match="for simulations, got a secure key; a rele"):
-        keys.host_generator(secure())
-
-
 @pytest.mark.parametrize("make", [secure, lambda: keys.simulated(0)])
 def test_host_coins_have_their_probability(make):
     assert keys.host_coins(make(), 1.0, 100_000).all()
@@ -354,14 +378,118 @@ def test_host_coins_have_their_probability(make):
         keys.host_coins(make(), 0.0, 3)
 
 
-def test_the_threshold_of_a_coin_is_exact(monkeypatch):
-    # words just below and at p * 2**64 decide differently; a float sum would not
-    probability = 2.0**-20 + 2.0**-50
-    edge = (1 << 44) + (1 << 14)
-    words = np.array([0, edge - 1, edge, 2**64 - 1], np.uint64)
-    monkeypatch.setattr(keys, "host_words", lambda key, count: words[:count])
+def given_words(monkeypatch, *draws):
+    """Makes successive draws return these words, cut or filled with zeros."""
+    left = [np.array(words, np.uint64) for words in draws]
+
+    def host_words(key, count):
+        words = left.pop(0)[:count]
+        return np.concatenate([words, np.zeros(count - len(words), np.uint64)])
+
+    monkeypatch.setattr(keys, "host_words", host_words)
+    return left
+
+
+@pytest.mark.parametrize(
+    "probability", [1e-9, 1e-3, 2.0**-20 + 2.0**-50, 0.3, 1 - 2.0**-53, 2.0**-44]
+)
+def test_the_threshold_of_a_coin_is_exact(probability, monkeypatch):
+    """96 bits just below and at p * 2**96, an integer, decide differently."""
+    edge = Fraction(probability) * 2**96
+    assert edge.denominator == 1
+    uniform = [0, int(edge) - 1, int(edge), 2**96 - 1]
+    if edge % 2**64 == 0:  # the first 32 bits decide alone
+        uniform[1:3] = [int(edge) - 2**64, int(edge)]
+    pairs = [[u >> 64 for u in uniform[i : i + 2]] for i in (0, 2)]
+    rest = [u & (2**64 - 1) for u in uniform]
+    given_words(monkeypatch, [low | high << 32 for low, high in pairs], rest)
     coins = keys.host_coins(keys.simulated(0), probability, 4)
     np.testing.assert_array_equal(coins, [True, True, False, False])
+
+
+def test_a_coin_that_is_always_true(monkeypatch):
+    given_words(monkeypatch, [2**64 - 1, 2**64 - 1])
+    assert keys.host_coins(keys.simulated(0), 1.0, 4).all()
+
+
+@pytest.mark.parametrize("bound", [1, 2, 3, 1000, 2**32 - 1])
+def test_an_integer_is_128_bits_times_the_bound(bound, monkeypatch):
+    edges = [0, 2**128 - 1, 2**64 - 1, 2**64, 0x0123456789ABCDEF << 40]
+    edges += [
+        -(-(value << 128) // bound) + d for value in (1, bound // 2) for d in (-1, 0)
+    ]
+    uniform = [u for u in edges if 0 <= u < 2**128]
+    low, high = [u & (2**64 - 1) for u in uniform], [u >> 64 for u in uniform]
+    given_words(monkeypatch, low + high)
+    found = keys.host_integers(keys.simulated(0), bound, len(uniform))
+    assert found.dtype == np.int64
+    assert found.tolist() == [u * bound >> 128 for u in uniform]
+
+
+@pytest.mark.parametrize("make", [secure, lambda: keys.simulated(0)])
+def test_host_integers_are_uniform(make):
+    # 20,000 of 7: chi-square with 6 degrees of freedom exceeds 38.5 with probability
+    # 9e-7; one value more likely by 10 % gives over 50 more often than not
+    found = keys.host_integers(make(), 7, 20_000)
+    counts = np.bincount(found, minlength=7)
+    assert len(counts) == 7
+    assert ((counts - 20_000 / 7) ** 2).sum() / (20_000 / 7) < 38.5
+    with pytest.raises(
+        ValueError, match=r"bound must be < 2\*\*32, got 4294967296; dr"
+    ):
+        keys.host_integers(make(), 2**32, 1)
+
+
+def test_ties_are_broken_by_further_bits(monkeypatch):
+    left = given_words(monkeypatch, [5, 3, 5, 3], [0, 9, 1, 8])
+    np.testing.assert_array_equal(keys.host_order(keys.simulated(0), 4), [3, 1, 0, 2])
+    assert not left
+    left = given_words(monkeypatch, [5, 3, 6, 4], [])
+    np.testing.assert_array_equal(keys.host_order(keys.simulated(0), 4), [1, 3, 0, 2])
+    assert len(left) == 1  # nothing more is drawn without a tie
+
+
+@pytest.mark.parametrize("make", [secure, lambda: keys.simulated(0)])
+@pytest.mark.parametrize(("count", "size"), [(17, 2), (4, 2)])
+def test_host_subset_is_uniform(make, count, size):
+    # 1,500 subsets, of 136 or 6: the sum of squared deviations over the mean has mean
+    # cells - 1; the level is that of a false alarm of 1e-6. The one that starts with
+    # the first number being twice as likely is caught.
+    root = make()
+    cells = dict.fromkeys(itertools.combinations(range(count), size), 0)
+    for i in range(1_500):
+        cells[
+            tuple(keys.host_subset(keys.for_leaf(root, i), count, size).tolist())
+        ] += 1
+
+    def pvalue(counts):
+        return stats.chisquare(counts).pvalue
+
+    found = np.array(list(cells.values()))
+    assert pvalue(found) > 1e-6
+    doubled = found * np.array([1 + (pair[0] == 0) for pair in cells])
+    assert pvalue(doubled) < 1e-6
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 0), (5, 5), (1, 1), (10**6, 1000)])
+def test_host_subset_has_its_size(count, size):
+    found = keys.host_subset(keys.simulated(0), count, size)
+    assert found.dtype == np.int64
+    assert len(found) == size
+    assert (np.diff(found) > 0).all()
+    assert ((found >= 0) & (found < count)).all()
+    for bad in (-1, count + 1):
+        with pytest.raises(
+            ValueError, match=rf"size must be in \[0, {count}\], got {bad}"
+        ):
+            keys.host_subset(keys.simulated(0), count, bad)
+
+
+def test_host_subset_goes_on_where_values_repeat(monkeypatch):
+    """The first two distinct values of 9, 9, ..., 9 | 9, 9, 3, 5, ..."""
+    drawn = [np.full(20, 9), np.array([9, 9, 3, *[5] * 17])]
+    monkeypatch.setattr(keys, "host_integers", lambda key, bound, count: drawn.pop(0))
+    np.testing.assert_array_equal(keys.host_subset(keys.simulated(0), 16, 2), [3, 9])
 
 
 @pytest.mark.parametrize("make", [secure, lambda: keys.simulated(0)])

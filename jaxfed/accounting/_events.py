@@ -272,8 +272,10 @@ def _without_replacement(event: Any) -> Any:
             "a cohort cannot hold more clients than exist."
         )
     inner = _one_gaussian(event.event, "SampledWithoutReplacementDpEvent")
-    if inner is None or size == population:
-        return inner
+    if inner is None:
+        return None
+    if size == population:  # a Gaussian, whose multiplier is over one contribution
+        return attr.evolve(inner, noise_multiplier=2 * inner.noise_multiplier)
     return attr.evolve(event, event=inner)
 
 

@@ -67,7 +67,7 @@ class _Answers(NamedTuple):
 
     encoded: PyTree
     client_state: PyTree
-    is_finite: jax.Array
+    counts: jax.Array
     metrics: Metrics
 
 
@@ -174,17 +174,19 @@ def _answer(this_round: _Round, lanes: _Lanes, clients: PyTree) -> _Answers:
     carry, metrics = _train(this_round, lanes, carry)
     result = jax.vmap(local.finish, (None, 0))(this_round.shared, carry)
 
-    def encode(one: ClientResult, client: jax.Array) -> PyTree:
-        return this_round.algorithm.aggregator.encode(
-            this_round.aggregator_state,
-            one,
-            key=keys.for_client(this_round.encoding_key, client),
-        )
+    def encode(one: ClientResult, client: jax.Array) -> tuple[PyTree, jax.Array]:
+        aggregator = this_round.algorithm.aggregator
+        state = this_round.aggregator_state
+        key = keys.for_client(this_round.encoding_key, client)
+        if hasattr(aggregator, "encode_counted"):  # it says itself what it drops
+            return aggregator.encode_counted(state, one, key=key)
+        return aggregator.encode(state, one, key=key), tree.is_finite(one.update)
 
+    encoded, counts = jax.vmap(encode)(result, lanes.clients)
     return _Answers(
-        encoded=jax.vmap(encode)(result, lanes.clients),
+        encoded=encoded,
         client_state=result.client_state,
-        is_finite=jax.vmap(tree.is_finite)(result.update),
+        counts=counts,
         metrics=metrics,
     )
 
@@ -227,7 +229,7 @@ def _train(this_round: _Round, lanes: _Lanes, carry: PyTree) -> tuple[PyTree, Me
 
 def _add(sums: _Sums, lanes: _Lanes, answers: _Answers) -> _Sums:
     """Adds one chunk; padding adds nothing, a failed client no state and no metric."""
-    succeeded = lanes.is_real & answers.is_finite
+    succeeded = lanes.is_real & answers.counts
     past_the_end = jnp.iinfo(jnp.int32).max
     target = jnp.where(succeeded, lanes.clients, past_the_end)
 
@@ -239,7 +241,7 @@ def _add(sums: _Sums, lanes: _Lanes, answers: _Answers) -> _Sums:
         encoded=tree.add(sums.encoded, total(answers.encoded, lanes.is_real)),
         metrics=tree.add(sums.metrics, total(answers.metrics, succeeded)),
         num_failed=sums.num_failed
-        + jnp.sum(lanes.is_real & ~answers.is_finite, dtype=jnp.int32),
+        + jnp.sum(lanes.is_real & ~answers.counts, dtype=jnp.int32),
         clients=jax.tree.map(
             lambda all_, new: all_.at[target].set(new, mode="drop"),
             sums.clients,

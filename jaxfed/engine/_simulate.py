@@ -175,8 +175,8 @@ class _Run:
         if num_clients > 0 and num_failed == num_clients:
             raise RuntimeError(
                 f"every client of round {index + 1} failed: all {num_clients} updates "
-                "hold NaN or infinity; lower the local learning rate, or look for "
-                "extreme values in the data."
+                "hold NaN, infinity or values too large to clip; lower the local "
+                "learning rate, or look for extreme values in the data."
             )
         if not bool(_is_finite(report.released)):
             raise RuntimeError(

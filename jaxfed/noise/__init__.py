@@ -7,6 +7,7 @@ from jaxfed.noise._correlated import Tree as Tree
 from jaxfed.noise._gaussian import Gaussian as Gaussian
 from jaxfed.noise._laplace import Laplace as Laplace
 from jaxfed.noise._privunit import PrivUnit as PrivUnit
+from jaxfed.noise._skellam import Skellam as Skellam
 from jaxfed.noise._strategies import BandedStrategy as BandedStrategy
 from jaxfed.noise._strategies import BLTStrategy as BLTStrategy
 from jaxfed.noise._strategies import Strategy as Strategy

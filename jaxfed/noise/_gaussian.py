@@ -18,6 +18,7 @@ proportional to N(k; x, stddev**2 + 4), which is the discrete Gaussian.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,30 +65,41 @@ class Gaussian(Configuration):
 
     def release(self, clipped: ClippedSum, *, key: jax.Array) -> Released:
         """Adds the noise; the only way from a `ClippedSum` to a `Released`."""
-        check.instance(
-            ClippedSum,
-            "wrap the sum with its bound before adding noise",
-            clipped=clipped,
-        )
-        check.positive_integer(
-            "it is what one client can move the sum by", levels=clipped.levels
-        )
-        sampler = self._sampler(clipped.levels)
-        leaf_keys = keys.tree_like(check.key(key=key), clipped.total)
-
-        def add(leaf_key: jax.Array, leaf: jax.Array) -> jax.Array:
-            if leaf.dtype != jnp.int32:
-                raise TypeError(
-                    f"total must hold int32 leaves, got {leaf.dtype}; add noise to the "
-                    "sum itself, and divide what was released."
-                )
-            noised = leaf + sampler.draw(leaf.shape, key=leaf_key)
-            return noised.astype(jnp.float32) * clipped.step
-
-        return Released(value=jax.tree.map(add, leaf_keys, clipped.total))
+        return noised(clipped, self._sampler, key=key)
 
     def _sampler(self, levels: int) -> Any:
         if self.multiplier == 0:
             return _discrete.gaussian(0.0)
         stddev = self.multiplier * levels
         return _discrete.gaussian(math.sqrt(stddev**2 + SMOOTHING_VARIANCE))
+
+
+def noised(
+    clipped: ClippedSum, sampler_of: Callable[[int], Any], *, key: jax.Array
+) -> Released:
+    """Adds integer noise to a sum, leaf by leaf.
+
+    Args:
+        clipped: the sum with its bound.
+        sampler_of: the noise for a bound in grid units.
+        key: of the noise.
+    """
+    check.instance(
+        ClippedSum, "wrap the sum with its bound before adding noise", clipped=clipped
+    )
+    check.positive_integer(
+        "it is what one client can move the sum by", levels=clipped.levels
+    )
+    sampler = sampler_of(clipped.levels)
+    leaf_keys = keys.tree_like(check.key(key=key), clipped.total)
+
+    def add(leaf_key: jax.Array, leaf: jax.Array) -> jax.Array:
+        if leaf.dtype != jnp.int32:
+            raise TypeError(
+                f"total must hold int32 leaves, got {leaf.dtype}; add noise to the "
+                "sum itself, and divide what was released."
+            )
+        drawn = leaf + sampler.draw(leaf.shape, key=leaf_key)
+        return drawn.astype(jnp.float32) * clipped.step
+
+    return Released(value=jax.tree.map(add, leaf_keys, clipped.total))

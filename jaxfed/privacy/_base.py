@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import accounting
+from jaxfed import accounting, tree
 from jaxfed._config import Configuration
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
@@ -71,6 +71,16 @@ class Privacy(Configuration, abc.ABC):
     @abc.abstractmethod
     def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
         """Turns one client's result into what is summed; non-finite ones into zero."""
+
+    def encode_counted(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        """Returns what `encode` does, and whether the result counts: () bool, private.
+
+        It is False where zero stands for a result that could not be used. A simulation
+        counts such a client as failed.
+        """
+        return self.encode(state, result, key=key), tree.is_finite(result.update)
 
     @abc.abstractmethod
     def release(

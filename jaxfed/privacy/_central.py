@@ -6,7 +6,7 @@ part, and is divided by a public constant.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 import numpy as np
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 RELATIONS = ("zero_out", "replace_one")
 _CLIPPINGS = (clipping.Fixed, clipping.Adaptive, clipping.PerLayer, clipping.Scaled)
+_LAWS: dict[type, str] = {
+    noise.Gaussian: "discrete Gaussian noise",
+    noise.Skellam: "Skellam noise",
+}
 
 
 @final
@@ -42,17 +46,21 @@ class Central(Privacy):
     needs noise from `keys.secure`; a simulation's can be recomputed from its seed.
     Nothing else that leaves a round is covered.
 
+    With `noise.Skellam` the noise is Skellam's, accounted by its own Renyi bounds, and
+    no sampling amplifies: a mixture over cohorts that are drawn without looking at
+    data is no less private than the worst cohort (divergences are jointly convex).
+
     Args:
         sampling: any of `jaxfed.sampling`; only `Poisson` and `FixedSize` amplify.
         clipping: `clipping.Fixed`, `Adaptive`, `PerLayer` or `Scaled`.
-        noise: `noise.Gaussian`.
+        noise: `noise.Gaussian`, or with `clipping.Fixed` also `noise.Skellam`.
         delta: the delta at which epsilon is reported; set by `calibrated`.
         rounds: the planned number of rounds; set by `calibrated`.
     """
 
     sampling: Sampler
     clipping: clipping.Clipping
-    noise: noise.Gaussian
+    noise: noise.Gaussian | noise.Skellam
     delta: float | None = None
     rounds: int | None = None
 
@@ -66,7 +74,9 @@ class Central(Privacy):
             clipping.Clipping, "pass clipping.Fixed(norm=...)", clipping=self.clipping
         )
         check.instance(
-            noise.Gaussian, "pass noise.Gaussian(multiplier=...)", noise=self.noise
+            (noise.Gaussian, noise.Skellam),
+            "pass noise.Gaussian(multiplier=...)",
+            noise=self.noise,
         )
         if self.delta is not None:
             object.__setattr__(self, "delta", self._checked_delta(self.delta))
@@ -78,6 +88,12 @@ class Central(Privacy):
                 "clipping must be one of jaxfed's own rules, got "
                 f"{type(self.clipping).__name__}; their bounds are proved and tested, "
                 "use clipping.Fixed, Adaptive, PerLayer or Scaled."
+            )
+        if isinstance(self.noise, noise.Skellam):
+            check.instance(
+                clipping.Fixed,
+                "Skellam noise covers one norm; pass clipping.Fixed(norm=...)",
+                clipping=self.clipping,
             )
 
     def validate(
@@ -106,8 +122,14 @@ class Central(Privacy):
         self, state: PyTree, result: ClientResult, *, key: jax.Array
     ) -> _joint.Encoded:
         """Returns the clipped update as integers. The client's weight is ignored."""
+        return self.encode_counted(state, result, key=key)[0]
+
+    def encode_counted(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> tuple[_joint.Encoded, jax.Array]:
+        """Returns what `encode` does, and whether the update counts."""
         layout = self._joint(result.update)
-        return _joint.encode(layout, state, result.update, key=key)
+        return _joint.encode_counted(layout, state, result.update, key=key)
 
     def release(
         self, state: PyTree, total: _joint.Encoded, *, key: jax.Array
@@ -192,7 +214,7 @@ class Central(Privacy):
         delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
         multiplier = accounting.calibrate_multiplier(
-            self.sampling.event,
+            self._event_at,
             self._uses(rounds),
             epsilon=epsilon,
             delta=delta,
@@ -216,6 +238,7 @@ class Central(Privacy):
             clip=self.clipping.describe(),
             multiplier=self.noise.multiplier,
             relation=self.sampling.relation,
+            law=_LAWS[type(self.noise)],
         )
 
     def _uses(self, rounds: int) -> int:
@@ -228,14 +251,30 @@ class Central(Privacy):
         return [Exposure(self._round_event(), self._uses(rounds), relation)]
 
     def _joint(self, params: Params) -> _joint.Joint:
+        most = self.sampling.max_clients
+        if isinstance(self.noise, noise.Skellam):
+            assert isinstance(self.clipping, clipping.Fixed)  # as it was checked
+            return _joint.with_skellam(
+                self.clipping, self.noise, params, max_contributions=most
+            )
         return _joint.joint(
             self.clipping,
             self.noise.multiplier,
             params,
-            max_contributions=self.sampling.max_clients,
+            max_contributions=most,
             expected_contributions=self.sampling.expected_clients,
         )
 
     def _round_event(self) -> "DpEvent":
+        return self._event_at(self.noise.multiplier)
+
+    def _event_at(self, multiplier: float) -> Any:
+        if isinstance(self.noise, noise.Skellam):
+            other = noise.Skellam(multiplier=multiplier)
+            return accounting.Skellam(
+                l1_sensitivity=other.levels**2,  # of integers with that L2 norm
+                l2_sensitivity=other.levels,
+                variance=other.variance(other.levels),
+            )
         # all parts of a round together are one Gaussian of this multiplier: `_joint`
-        return self.sampling.event(self.noise.multiplier)
+        return self.sampling.event(multiplier)

@@ -130,6 +130,12 @@ class CentralCorrelated(Privacy):
 
     def encode(self, state: _State, result: ClientResult, *, key: jax.Array) -> PyTree:
         """Returns the clipped update as integers. The client's weight is ignored."""
+        return self.encode_counted(state, result, key=key)[0]
+
+    def encode_counted(
+        self, state: _State, result: ClientResult, *, key: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        """Returns what `encode` does, and whether the update counts."""
         del state
         leaves, structure = jax.tree.flatten(result.update)
         encoded = _lattice.encode(
@@ -138,7 +144,7 @@ class CentralCorrelated(Privacy):
             self._layout(result.update).lattice,
             key=check.key(key=key),
         )
-        return structure.unflatten(encoded.value)
+        return structure.unflatten(encoded.value), encoded.is_finite
 
     def release(
         self, state: _State, total: PyTree, *, key: jax.Array

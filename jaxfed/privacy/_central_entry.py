@@ -14,7 +14,7 @@ def central(
     *,
     sampling: Sampler,
     clipping: clipping.Clipping,
-    noise: "noise.Gaussian | noise.Correlated",
+    noise: "noise.Gaussian | noise.Skellam | noise.Correlated",
     delta: float | None = None,
     rounds: int | None = None,
 ) -> Central | CentralCorrelated:
@@ -23,9 +23,9 @@ def central(
     Args:
         sampling: which clients take part in a round.
         clipping: how each update is bounded.
-        noise: `noise.Gaussian` for independent noise (see `Central`), or `noise.BLT`,
-            `noise.Banded`, `noise.Tree` for correlated noise (`CentralCorrelated`),
-            the choice where no sampling can be relied on.
+        noise: `noise.Gaussian` or `noise.Skellam` for independent noise (see
+            `Central`), or `noise.BLT`, `noise.Banded`, `noise.Tree` for correlated
+            noise (`CentralCorrelated`), the choice where no sampling can be relied on.
         delta: the delta at which epsilon is reported.
         rounds: the planned number of rounds; correlated noise needs it.
     """

@@ -165,6 +165,12 @@ class ExampleLevel(Privacy):
         """Returns weight times update: private already."""
         return self._mean.encode(state, result, key=key)
 
+    def encode_counted(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        """Returns what `encode` does, and whether it is finite."""
+        return self._mean.encode_counted(state, result, key=key)
+
     def release(
         self, state: PyTree, total: PyTree, *, key: jax.Array
     ) -> tuple[PyTree, Released]:

@@ -35,7 +35,7 @@ class Part(NamedTuple):
     """A part of a contribution: its grid, and the noise on its sum."""
 
     lattice: _lattice.Lattice
-    noise: noise.Gaussian
+    noise: noise.Gaussian | noise.Skellam
 
 
 class Joint(NamedTuple):
@@ -104,8 +104,56 @@ def joint(
     return Joint(clipping, groups, parts, count)
 
 
+def with_skellam(
+    clipping: clip.Fixed,
+    noise: noise.Skellam,
+    params: Params,
+    *,
+    max_contributions: int,
+) -> Joint:
+    """Lays out the release of one sum with Skellam noise, on the grid of the noise.
+
+    Raises:
+        ValueError: the sum could overflow, or that grid is too coarse for it.
+    """
+    (group,) = clipping.groups(params)
+    levels = noise.levels
+    stddev = math.sqrt(noise.variance(levels))
+    try:
+        lattice = _lattice.at(
+            levels,
+            dimension=group.dimension,
+            max_clients=max_contributions,
+            stddev=stddev,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"a cohort must be small enough for the grid of Skellam noise, {levels:,} "
+            f"steps a clip norm at this multiplier, got up to {max_contributions:,} "
+            f"clients of {group.dimension:,} parameters: rounding would cost over 1 %; "
+            "take fewer clients a round, or noise.Gaussian."
+        ) from error
+    most = max_contributions * levels + noise.largest(levels)
+    if most >= _WORD:
+        raise ValueError(
+            f"a sum of up to {max_contributions:,} contributions of {levels:,} steps "
+            "must fit 32 bits; take fewer clients a round, or more noise."
+        )
+    return Joint(clipping, (group,), (Part(lattice, noise),), None)
+
+
 def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> Encoded:
     """Clips one contribution and rounds it to integers; zero where not finite."""
+    return encode_counted(layout, state, update, key=key)[0]
+
+
+def encode_counted(
+    layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array
+) -> tuple[Encoded, jax.Array]:
+    """Returns what `encode` does, and whether it is the update and not a zero for it.
+
+    It is not for NaN, infinity and norms beyond 2**60 clip norms.
+    """
     scaled = layout.clipping.scale(state, update)
     encoded = [
         _lattice.encode(
@@ -119,9 +167,10 @@ def encode(layout: Joint, state: PyTree, update: PyTree, *, key: jax.Array) -> E
         values = [[jnp.where(is_finite, a, 0) for a in group] for group in values]
     integers = _assembled(layout, values, update)
     if layout.count is None:
-        return Encoded(integers, ())
+        return Encoded(integers, ()), is_finite
     half = jnp.where(encoded[0].fits, 1, -1) * layout.count.lattice.levels
-    return Encoded(integers, jnp.where(is_finite, half, 0).astype(jnp.int32))
+    count = jnp.where(is_finite, half, 0).astype(jnp.int32)
+    return Encoded(integers, count), is_finite
 
 
 def release(

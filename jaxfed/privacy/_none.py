@@ -51,12 +51,18 @@ class NoPrivacy(Privacy):
 
     def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
         """Returns weight times update, and the weight; zeros where not finite."""
+        return self.encode_counted(state, result, key=key)[0]
+
+    def encode_counted(
+        self, state: PyTree, result: ClientResult, *, key: jax.Array
+    ) -> tuple[PyTree, jax.Array]:
+        """Returns what `encode` does, and whether it is finite."""
         del state, key
         weight = result.weight if self.weighting == "examples" else jnp.float32(1)
         update = tree.astype(result.update, jnp.float32)
         weighted = {"update": tree.scale(update, weight), "weight": weight}
         ok = tree.is_finite(weighted)
-        return tree.where(ok, weighted, tree.zeros_like(weighted))
+        return tree.where(ok, weighted, tree.zeros_like(weighted)), ok
 
     def release(
         self, state: PyTree, total: PyTree, *, key: jax.Array

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class BallsInBins(Sampler):
     """Each client picks one of `bins` rounds and takes part in it in every epoch.
 
-    An epoch is `bins` rounds; the pick is uniform, independent of other clients, and
-    stays the same in all epochs. Where more than `cap` clients picked a round, a
-    uniformly random `cap` of them, drawn anew each epoch, take part.
+    An epoch is `bins` rounds; the pick is uniform (`keys.host_integers`), independent
+    of other clients, and stays the same in all epochs. Where more than `cap` clients
+    picked a round, a uniformly random `cap` of them, drawn anew each epoch, take part.
 
     The amplification of this scheme is known only as a Monte Carlo estimate, which is
     no bound to build a claim on. What is accounted here is not amplified: a Gaussian
@@ -67,16 +67,10 @@ class BallsInBins(Sampler):
     def draw(self, round_index: int, *, key: jax.Array) -> np.ndarray:
         """Draws the cohort of a round; it may be empty."""
         round_index = _base.round_number(round_index)
-        dtype = np.uint16 if self.bins <= 1 << 16 else np.uint32
-        picks = keys.host_generator(_base.run_key(key)).integers(
-            self.bins, size=self.population, dtype=dtype
-        )
+        picks = _base.kept(_picks, _base.run_key(key), self.bins, self.population)
         cohort = np.flatnonzero(picks == round_index % self.bins)
-        if len(cohort) > self.max_clients:
-            generator = _base.round_generator(key, round_index)
-            chosen = generator.choice(len(cohort), self.max_clients, replace=False)
-            cohort = cohort[np.sort(chosen)]
-        return cohort
+        places = _base.part_key(key, round_index, 0)
+        return _base.shortened(cohort, self.max_clients, key=places)
 
     def event(self, noise_multiplier: float) -> "DpEvent":
         """Returns the Gaussian, without amplification."""
@@ -98,3 +92,7 @@ class BallsInBins(Sampler):
             f"{self.bins:,} (not counted as amplification), at most "
             f"{self.max_clients:,} clients at once"
         )
+
+
+def _picks(key: jax.Array, bins: int, population: int) -> np.ndarray:
+    return keys.host_integers(key, bins, population).astype(np.uint32)

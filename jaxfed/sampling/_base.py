@@ -2,11 +2,14 @@
 
 import abc
 import dataclasses
+import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
@@ -97,14 +100,8 @@ def round_number(round_index: Any) -> int:
     return int(round_index)
 
 
-def round_generator(key: jax.Array, round_index: int) -> np.random.Generator:
-    """Returns the generator of one round, from the run's key for sampling."""
-    index = np.int32(round_number(round_index))
-    return keys.host_generator(_round_key(check.key(key=key), index))
-
-
 def part_key(key: jax.Array, epoch: int, part: int) -> jax.Array:
-    """Returns the key of a part of an epoch, from the run's key for sampling."""
+    """Returns the key of a part of a round or epoch, from the run's for sampling."""
     return _part_key(check.key(key=key), np.int32(epoch), np.int32(part))
 
 
@@ -113,9 +110,27 @@ def run_key(key: jax.Array) -> jax.Array:
     return _run_key(check.key(key=key))
 
 
-@jax.jit
-def _round_key(key: jax.Array, index: jax.Array) -> jax.Array:
-    return keys.for_round(key, index)
+def kept(draw: Callable[..., np.ndarray], key: jax.Array, *sizes: int) -> np.ndarray:
+    """Returns `draw(key, *sizes)`, read-only; neighbouring rounds ask for the same."""
+    data = np.asarray(jax.random.key_data(key))
+    return _kept(draw, jax.random.key_impl(key), data.tobytes(), *sizes)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(
+    draw: Callable[..., np.ndarray], kind: Any, data: bytes, *sizes: int
+) -> np.ndarray:
+    words = jnp.asarray(np.frombuffer(data, np.uint32))
+    found = draw(jax.random.wrap_key_data(words, impl=kind), *sizes)
+    found.setflags(write=False)
+    return found
+
+
+def shortened(cohort: np.ndarray, cap: int, *, key: jax.Array) -> np.ndarray:
+    """Returns the cohort, or a uniformly random `cap` of it where it is larger."""
+    if len(cohort) <= cap:
+        return cohort
+    return cohort[np.sort(keys.host_order(key, len(cohort))[:cap])]
 
 
 @jax.jit

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from jaxfed import keys
 from jaxfed.sampling import _base
 from jaxfed.sampling._base import Sampler
 from jaxfed.typing import Participation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedSize(Sampler):
-    """`size` distinct clients, uniformly at random, every round.
+    """`size` distinct clients, uniformly at random (`keys.host_subset`), every round.
 
     Its amplification is known under the replace-one relation only: a client's data
     are replaced by another's, which moves the sum by up to twice the norm of one
@@ -56,8 +57,8 @@ class FixedSize(Sampler):
 
     def draw(self, round_index: int, *, key: jax.Array) -> np.ndarray:
         """Draws the cohort of a round."""
-        generator = _base.round_generator(key, round_index)
-        return np.sort(generator.choice(self.population, self.size, replace=False))
+        own = _base.part_key(key, _base.round_number(round_index), 0)
+        return keys.host_subset(own, self.population, self.size)
 
     def event(self, noise_multiplier: float) -> "DpEvent":
         """Returns sampling without replacement of the Gaussian at twice the norm.

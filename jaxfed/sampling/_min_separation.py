@@ -5,7 +5,6 @@ arXiv:2306.08153, section 2; the arrangement below is jaxfed's own.
 """
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING
 
 import jax
@@ -171,13 +170,4 @@ class MinSeparation(Sampler):
 
 def _shuffled(key: jax.Array, count: int) -> np.ndarray:
     """Returns 0 .. count - 1 in an order that depends on the key alone."""
-    first, second = keys.host_words(key, 2)
-    return _shuffled_by_words(int(first), int(second), count)
-
-
-@functools.lru_cache(maxsize=4)  # neighbouring rounds ask for the same two
-def _shuffled_by_words(first: int, second: int, count: int) -> np.ndarray:
-    words = np.array([first, second], np.uint64)
-    order = np.random.Generator(np.random.Philox(key=words)).permutation(count)
-    order.setflags(write=False)
-    return order
+    return _base.kept(keys.host_order, key, count)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed import keys
 from jaxfed.sampling import _base
 from jaxfed.sampling._base import Sampler
 from jaxfed.typing import Participation
@@ -24,7 +25,10 @@ _LEAST_RATE = 1e-9
 class Poisson(Sampler):
     """Each client joins a round independently with probability `rate`, up to a cap.
 
-    When more than `cap` join, a uniformly random `cap` of them stay.
+    When more than `cap` join, a uniformly random `cap` of them stay. The probability is
+    the float itself, exactly, and which of them stay is uniform to 2**-129 times the
+    squared number of those who joined, in total variation (`keys.host_coins`,
+    `keys.host_order`).
     The event says so: Ganesh et al. 2025, arXiv:2508.15089 (truncated Poisson).
 
     Args:
@@ -73,13 +77,12 @@ class Poisson(Sampler):
 
     def draw(self, round_index: int, *, key: jax.Array) -> np.ndarray:
         """Draws the cohort of a round; it may be empty."""
-        generator = _base.round_generator(key, round_index)
-        # A binomial count, then that many distinct clients, is Poisson sampling; a
-        # uniformly random `cap` of them is again a uniformly random subset.
-        count = min(
-            int(generator.binomial(self.population, self.rate)), self.max_clients
+        round_index = _base.round_number(round_index)
+        coins = keys.host_coins(
+            _base.part_key(key, round_index, 0), self.rate, self.population
         )
-        return np.sort(generator.choice(self.population, count, replace=False))
+        places = _base.part_key(key, round_index, 1)
+        return _base.shortened(np.flatnonzero(coins), self.max_clients, key=places)
 
     def event(self, noise_multiplier: float) -> "DpEvent":
         """Returns the truncated subsampled Gaussian."""

@@ -187,6 +187,11 @@ PRIVACY = [
         ),
         has_noise=True,
     ),
+    Case(
+        "central_skellam",
+        lambda: dataclasses.replace(central(), noise=jf.noise.Skellam(multiplier=2.0)),
+        has_noise=True,
+    ),
     Case("blt", lambda: correlated(jf.noise.BLT(multiplier=3.0)), has_noise=True),
     Case(
         "banded",

@@ -45,6 +45,19 @@ def test_the_key_decides(case):
     assert is_same == (case.name in PUBLIC)
 
 
+def test_a_secure_key_draws_too(case):
+    secure, other = (
+        jf.keys.secure(bytes(32), context=context) for context in (b"one", b"two")
+    )
+    sampler = case.build()
+    found = [[sampler.draw(i, key=k) for i in range(20)] for k in (secure, other)]
+    for one in found[0] + found[1]:
+        assert one.dtype == np.int64
+        assert len(np.unique(one)) == len(one) <= sampler.max_clients
+    is_same = all((a.tolist() == b.tolist()) for a, b in zip(*found, strict=True))
+    assert is_same == (case.name in PUBLIC)
+
+
 def test_a_cohort_depends_on_its_round_and_on_no_other(case):
     sampler = case.build()
     key = run_key()

@@ -173,8 +173,8 @@ def test_a_callback_that_says_nothing_ends_nothing():
 def test_a_run_in_which_every_client_fails_is_an_error():
     with pytest.raises(
         RuntimeError,
-        match=r"every client of round 1 failed: all 2 updates hold NaN or infinity; "
-        "lower the local learning rate",
+        match=r"every client of round 1 failed: all 2 updates hold NaN, infinity or "
+        "values too large to clip; lower the local learning rate",
     ):
         mean_update(values=((1e30,), (-1e30, 1e30)))
 

@@ -225,6 +225,55 @@ def test_a_failing_client_changes_nothing_and_is_counted():
     )
 
 
+@pytest.mark.parametrize("kind", ["fixed", "correlated", "none"])
+def test_an_update_too_large_to_clip_fails_like_one_that_is_not_finite(kind):
+    """It is finite, but zero in the sum: the record says so, and no metric has it."""
+    data = ragged_data((4, 4, 4))
+    arrays = {name: array.copy() for name, array in data.arrays.items()}
+    arrays["y"][6] = 7
+    broken = jf.data.FederatedData(
+        arrays=arrays, offsets=data.offsets, client_ids=data.client_ids
+    )
+    clip = jf.clipping.Fixed(norm=1e-3)
+    if (
+        kind == "none"
+    ):  # the update fits a float32, its product with 4 examples does not
+        privacy = jf.privacy.none(sampling=jf.sampling.Full(population=3))
+    elif kind == "correlated":
+        privacy = jf.privacy.central(
+            sampling=jf.sampling.Cyclic(population=3, groups=1),
+            clipping=clip,
+            noise=jf.noise.Tree(multiplier=1.0),
+            rounds=1,
+        )
+    else:
+        privacy = jf.privacy.central(
+            sampling=jf.sampling.Full(population=3),
+            clipping=clip,
+            noise=jf.noise.Gaussian(multiplier=1.0),
+        )
+    scale = 3e38 if kind == "none" else 1e25
+
+    def loss_fn(params, batch, key):
+        loss, metrics = logistic_loss(params, batch, key)
+        slope = (params["w"].sum() * scale).astype(jnp.float32)
+        return loss + jnp.where(batch["y"] == 7, slope, 0.0).mean(), metrics
+
+    local = jf.clients.sgd(loss_fn, optax.sgd(2.0), batch_size=4, epochs=1)
+    history = jf.simulate(
+        jf.algorithms.fedavg(local, privacy),
+        broken,
+        params=logistic_params(),
+        rounds=1,
+        seed=0,
+        progress=False,
+    )
+    report = history.rounds[0].private
+    assert (report["num_clients"], report["num_failed"]) == (3, 1)
+    assert 0 < report["loss"] < 2
+    assert np.isfinite(flat(history.params)).all()
+
+
 def test_epsilon_of_each_round_is_that_of_the_mechanism():
     data = ragged_data()
     privacy = jf.privacy.central(

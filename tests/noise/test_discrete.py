@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from fractions import Fraction
 
 import jax
@@ -433,6 +434,43 @@ def test_no_loop_ends_on_what_was_drawn(make):
     assert "while[" not in text
     # the one choice is of the platform, made when the program is compiled
     assert text.count("cond[") == text.count("platform_index[")
+
+
+def loops_and_branches(function, key):
+    """Returns how many loops of unknown length, and branches, the program has."""
+    text = jax.jit(function).lower(key).compile().as_text()
+    loops = [line for line in text.splitlines() if re.search(r"[ )]while\(", line)]
+    unknown = [line for line in loops if "known_trip_count" not in line]
+    return len(loops), len(unknown), len(re.findall(r" conditional\(", text))
+
+
+@both_kinds
+def test_the_compiled_program_has_no_loop_or_branch_on_what_was_drawn(make):
+    """Row 4 of the threats, in structure: what XLA made of it, not what was asked."""
+    sampler = _discrete.gaussian(2.0**20)
+    loops, unknown, branches = loops_and_branches(
+        lambda k: sampler.draw((9000,), key=k), make()
+    )
+    assert loops > 0
+    assert (unknown, branches) == (0, 0)
+
+
+def test_a_rejection_sampler_would_be_seen():
+    def rejecting(key):
+        def trial(state):
+            key, own = jax.random.split(state[0])
+            return key, jax.random.uniform(own, (2,))
+
+        start = (key, jnp.ones(2))
+        return jax.lax.while_loop(lambda s: s[1][0] > s[1][1], trial, start)[1]
+
+    assert loops_and_branches(rejecting, keys.simulated(0))[1] == 1
+
+    def branching(key):
+        x = jax.random.normal(key, (100,))
+        return jax.lax.cond(x[0] > 0, lambda: jnp.sort(x), lambda: x)
+
+    assert loops_and_branches(branching, keys.simulated(0))[2] == 1
 
 
 # --- the law of the draws ----------------------------------------------------------
