@@ -68,10 +68,12 @@ def check(kind, rounds):
     assert checked == rounds**2
 
 
-@pytest.mark.parametrize("kind", ["tree", "band 3"])
-def test_sensitivity_is_the_maximum_over_all_patterns_of_few_rounds(kind):
-    """5 rounds, all 25 contracts; up to 12 in `test_..._of_up_to_12_rounds`."""
-    check(kind, 5)
+@pytest.mark.parametrize(
+    ("kind", "rounds"), [("tree", 5), ("band 3", 5), ("BLT 2", 2), ("BLT 2", 3)]
+)
+def test_sensitivity_is_the_maximum_over_all_patterns_of_few_rounds(kind, rounds):
+    """All contracts; `test_..._of_up_to_12_rounds` has all with more."""
+    check(kind, rounds)
 
 
 @pytest.mark.slow

@@ -167,11 +167,8 @@ def test_h04_adaptive_clipping_is_charged_for_its_count():
     stddev = released(privacy, zero)["w"].std() * sampling.expected_clients
     assert stddev == pytest.approx(math.sqrt(4 / 3), rel=0.012)  # theorem 1
     assert privacy.event(rounds=1).event.noise_multiplier == 1.0
-    fixed = central(sampling=sampling)
-    for rounds in (1, 2000):
-        adaptive = privacy.epsilon(rounds=rounds, delta=1e-6)
-        assert adaptive == fixed.epsilon(rounds=rounds, delta=1e-6)
-    assert adaptive > 2.87
+    assert privacy.event(rounds=2000) == central(sampling=sampling).event(rounds=2000)
+    assert privacy.epsilon(rounds=2000, delta=1e-6) > 2.87
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -451,7 +448,7 @@ def test_h17_sensitivity_follows_the_clip_and_nothing_else():
                 noise=noise,
                 sensitivity=1e-4,
             )
-    for norm in (1e-4, 1.0, 1e4):
+    for norm in (1e-4, 1e4):
         privacy = jf.privacy.local(
             sampling=full, clipping=jf.clipping.Fixed(norm=norm), noise=noise
         )

@@ -138,23 +138,18 @@ def reduced(text):
     return [line for line in lines if REDUCED.search(line)]
 
 
-# the others' programs are one of these
-DIFFERENT = {
-    "central",
-    "central_without_noise",
-    "central_adaptive",
-    "central_per_layer",
-    "blt",
-    "banded",
-    "tree",
-    "local_gaussian",
-    "local_laplace",
-    "local_privunit",
-}
+IN_EVERY_RUN = ("central", "central_adaptive", "central_per_layer", "blt", "tree")
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in PRIVACY if c.name in DIFFERENT], ids=lambda c: c.name
+    "case",
+    [
+        pytest.param(
+            c, id=c.name, marks=[pytest.mark.slow] * (c.name not in IN_EVERY_RUN)
+        )
+        for c in PRIVACY
+        if not c.name.startswith("none")
+    ],
 )
 def test_no_reduced_precision_between_update_and_release(case):
     """Norms and sums are elementwise or integer: no dot for an accelerator to round."""
