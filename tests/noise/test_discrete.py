@@ -319,6 +319,17 @@ def test_the_same_bits_inside_and_outside_jit(make, shape):
 
 
 @both_kinds
+@pytest.mark.parametrize("scale", [1.0, 2.0**20])
+def test_64_bit_jax_changes_no_bit(make, scale):
+    """Numbers without a width of their own become 64 bits wide there."""
+    expected = np.asarray(_discrete.gaussian(scale).draw((5000,), key=make()))
+    with jax.enable_x64(True):
+        found = np.asarray(_discrete.gaussian(scale).draw((5000,), key=make()))
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+
+
+@both_kinds
 def test_blocks_leaves_and_keys_differ(make):
     draw = jax.jit(lambda key: _discrete.gaussian(2.0**20).draw((4 * 4096,), key=key))
     found = np.stack([draw(make()), *(draw(keys.for_leaf(make(), i)) for i in (0, 1))])
