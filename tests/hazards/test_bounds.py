@@ -66,7 +66,7 @@ KINDS = {"truncating": (4, 40.0), "random": (1000, 1e-3)}
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_clip_is_over_the_bound(dtype):
-    """50,000 cases a dtype; `test_a_million_clips_in_every_dtype` runs 1e6 of each."""
+    """50,000 cases a dtype; `test_a_million_clips_in_every_dtype` runs 1e6."""
     assert clips(dtype, *KINDS["truncating"], blocks=1, block=50_000) == 0
 
 
@@ -74,8 +74,8 @@ def test_no_clip_is_over_the_bound(dtype):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_million_clips_in_every_dtype(dtype, kind):
-    """In exact arithmetic, 0 over the bound by even one grid step squared."""
-    assert clips(dtype, *KINDS[kind], blocks=10, block=BLOCK) == 0
+    """500,000 of each kind of rounding, in exact arithmetic: 0 over, by any amount."""
+    assert clips(dtype, *KINDS[kind], blocks=5, block=BLOCK) == 0
 
 
 LEVELS = 2**10  # a coarse grid, where rounding shows

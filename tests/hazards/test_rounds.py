@@ -18,7 +18,15 @@ FINITE = (3.4028235e38, -3.4028235e38, 1e30, -1e20, 1e-45, -1e-38, 0.0, -0.0)
 assert len(NOT_FINITE + FINITE) == 12
 HOSTILE = 5
 ORDINARY = np.random.default_rng(0).normal(size=(CLIENTS, 5)).astype(np.float32)
+# one in every run, those with a path of their own beside it, and all of them nightly
 IN_EVERY_RUN = ("central_adaptive",)
+SLOW = ("blt", "tree", "central_per_layer", "local_gaussian", "local_privunit")
+
+
+def marks_of(name):
+    if name in IN_EVERY_RUN:
+        return []
+    return [pytest.mark.slow if name in SLOW else pytest.mark.nightly]
 
 
 def hostile(value, place):
@@ -29,14 +37,7 @@ def hostile(value, place):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(
-            case,
-            id=case.name,
-            marks=[pytest.mark.slow] * (case.name not in IN_EVERY_RUN),
-        )
-        for case in PRIVACY
-    ],
+    [pytest.param(case, id=case.name, marks=marks_of(case.name)) for case in PRIVACY],
 )
 def test_a_hostile_client_is_bounded_and_a_broken_one_is_absent(case):
     """12 inputs in each leaf, in a taken and in an empty place of the cohort.
@@ -88,7 +89,9 @@ def test_noise_has_the_accounted_scale_for_every_number_of_dropouts():
     assert all(same(one, found[0]) for one in found)
 
 
-@pytest.mark.parametrize("name", ["central", "blt"])
+@pytest.mark.parametrize(
+    "name", ["central", pytest.param("blt", marks=pytest.mark.slow)]
+)
 def test_nothing_leaves_a_round_but_through_its_mechanism(name):
     """Two data sets, a mechanism that releases a constant: only private facts differ.
 

@@ -59,10 +59,10 @@ def released(privacy, integers, secret):
 
 @pytest.mark.parametrize(
     "multiplier",
-    [1.0, *(pytest.param(m, marks=pytest.mark.slow) for m in (0.5, 8.0))],
+    [1.0, *(pytest.param(m, marks=pytest.mark.nightly) for m in (0.5, 8.0))],
 )
 def test_no_output_excludes_either_input(multiplier):
-    """2,000,000 outputs: from 0, from the farthest neighbour, and from 1 beside it."""
+    """2,000,000 outputs of each of two neighbours, the farthest that there are."""
     privacy = jf.privacy.central(
         sampling=jf.sampling.Full(population=4),
         clipping=jf.clipping.Fixed(norm=0.37),
@@ -81,8 +81,8 @@ def test_no_output_excludes_either_input(multiplier):
             found |= (value == values) & (np.abs(candidate - x) <= largest)
         return found
 
-    inputs = (0, 1, levels)
-    for x, secret in zip(inputs, (b"a" * 32, b"b" * 32, b"c" * 32), strict=True):
+    inputs = (0, levels)
+    for x, secret in zip(inputs, (b"a" * 32, b"b" * 32), strict=True):
         values = released(privacy, jnp.full(SAMPLES, x, jnp.int32), secret)
         assert all(could_give(values, other).all() for other in inputs)
         shifted = np.nextafter(values[:1000], np.float32(1))  # off the grid: power
