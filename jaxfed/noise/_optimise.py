@@ -46,7 +46,8 @@ def buffered(
     generator = np.random.default_rng(0)  # any fixed choice of starts
     best, chosen = np.inf, np.zeros(2 * buffers)
     for start in range(_STARTS):
-        slowest = 2 / rounds if start == 0 else 0.01 / rounds
+        # a rate of 1, 2 / rounds where there are two, has no logarithm of its odds
+        slowest = min(2 / rounds, 0.9) if start == 0 else 0.01 / rounds
         rates = np.geomspace(slowest, 0.4, buffers)
         scales = np.full(buffers, 0.4 / buffers)
         if start >= 2:

@@ -138,3 +138,21 @@ def test_relation_counts_twice():
     zero = accounting.RenyiFilter(epsilon=1.0, delta=1e-6)
     assert one.rounds_left(gaussian(100.0)) == zero.rounds_left(gaussian(50.0))
     assert np.isfinite(one.epsilon)
+
+
+def test_what_is_spent_is_a_fresh_accountants():
+    """P6: charged one by one from a cache, equal to one composition to 1e-9."""
+    budget = accounting.RenyiFilter(epsilon=8.0, delta=1e-6)
+    events = [
+        dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(1.0)),
+        dp_accounting.GaussianDpEvent(20.0),
+        dp_accounting.LaplaceDpEvent(30.0),
+    ]
+    for index in range(60):
+        budget.charge(events[index % 3])
+    relation = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    fresh = dp_accounting.rdp.RdpAccountant(budget.orders, relation)
+    for event in events:
+        fresh.compose(event, 20)
+    whole = np.array([order == int(order) for order in budget.orders])
+    np.testing.assert_allclose(budget._spent[whole], fresh.rdp[whole], rtol=1e-9)
