@@ -80,7 +80,7 @@ def _moduli(maps, wavelets):
 
 @functools.cache
 def _wavelets(size):
-    """Returns the Morlet wavelets' spectra, (scale, angle, size, size); they are real."""
+    """Returns the Morlet wavelets' real spectra, (scale, angle, size, size)."""
     spectra = np.empty((SCALES, ANGLES, size, size))
     for scale in range(SCALES):
         for index in range(ANGLES):

