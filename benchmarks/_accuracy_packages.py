@@ -186,6 +186,6 @@ TASKS = {
         seeds=1,
         run=fashion_mnist,
         published={3.0: 0.897},
-        source="Tramer and Boneh 2021, arXiv:2011.11660, table 1",
+        source="Tramer and Boneh 2021, arXiv:2011.11660",
     ),
 }

@@ -12,6 +12,23 @@ HEADER = (
 )
 
 
+def merged(old, new, *, order):
+    """Returns old rows with new ones in their place.
+
+    Args:
+        old: the rows of a file.
+        new: rows that replace those of the same task and epsilon.
+        order: names of all tasks; within one, epsilons rise and no privacy is last.
+    """
+    found = {(row["task"], row["epsilon"]): row for row in [*old, *new]}
+
+    def place(key):
+        name, epsilon = key
+        return order.index(name), float("inf") if epsilon is None else epsilon
+
+    return [found[key] for key in sorted(found, key=place)]
+
+
 def markdown(rows):
     """Returns a table with a line for each private row.
 
@@ -51,7 +68,6 @@ def power(delta):
 
 def number(row):
     """Returns a mean, its standard deviation over seeds, and how many there were."""
-    spread = row["standard deviation"]
-    return f"{row['mean']:.3f}" + (
-        " (1 run)" if spread is None else f" ± {spread:.3f} ({row['seeds']} runs)"
-    )
+    spread, runs = row["standard deviation"], row["seeds"]
+    deviation = "" if spread is None else f" ± {spread:.3f}"
+    return f"{row['mean']:.3f}{deviation} ({runs} run{'s' if runs > 1 else ''})"
