@@ -30,13 +30,9 @@ import jaxfed as jf
 
 
 def found(folder, name):
-    """Returns the first file of that name below a folder; None without a folder."""
-    if folder is None:
-        return None
-    files = sorted(pathlib.Path(folder).rglob(name))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no file {name}.")
-    return files[0]
+    """Returns the first file of that name below a folder; None: where packages are."""
+    files = [] if folder is None else sorted(pathlib.Path(folder).rglob(name))
+    return files[0] if files else None
 
 
 @functools.cache
