@@ -90,7 +90,7 @@ def test_calibration_meets_the_budget():
     privacy = central().calibrated(epsilon=2.0, delta=1e-5, rounds=10)
     assert 1.99 < privacy.epsilon() <= 2.0
     assert isinstance(privacy.noise, jf.noise.Skellam)
-    assert "Skellam noise of 6." in privacy.statement()
+    assert "Skellam noise of 6." in str(privacy.statement())
     assert jf.privacy.from_json(privacy.to_json()) == privacy
 
 
