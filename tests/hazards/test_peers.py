@@ -120,9 +120,9 @@ def test_h03_fixed_size_cohorts_count_a_replaced_client_twice():
     assert privacy.epsilon(rounds=1000, delta=1e-6) == math.inf
 
 
-def adapted(initial, rounds, norms):
-    """The adaptive norm after some rounds of clients with these norms."""
-    clipping = jf.clipping.Adaptive(quantile=0.5, initial=initial)
+def adapted(initials, rounds, norms):
+    """The adaptive norm after some rounds of clients with these norms, by start."""
+    clipping = jf.clipping.Adaptive(quantile=0.5, initial=1.0)
     privacy = central(clients=len(norms), clipping=clipping)
     updates = {"w": jnp.asarray(norms[:, None] * [0.6, 0.8], jnp.float32)}
 
@@ -136,10 +136,10 @@ def adapted(initial, rounds, norms):
         total = jax.tree.map(lambda a: jnp.sum(a, 0, dtype=jnp.int32), parts)
         return privacy.release(state, total, key=key)[0]
 
-    state = privacy.init({"w": jnp.zeros(2)})
-    for index in range(rounds):
-        state = one_round(state, key_of(index))
-    return float(state)
+    for state in map(jnp.float32, initials):
+        for index in range(rounds):
+            state = one_round(state, key_of(index))
+        yield float(state)
 
 
 def test_h04_adaptive_clipping_follows_the_quantile():
@@ -149,8 +149,8 @@ def test_h04_adaptive_clipping_follows_the_quantile():
     one of 10 at 2.2e5 after 100 rounds (measured).
     """
     norms = np.random.default_rng(0).lognormal(0, 0.3, 200)
-    for initial in (0.1, 10.0):
-        assert adapted(initial, 60, norms) == pytest.approx(np.median(norms), rel=0.15)
+    for found in adapted((0.1, 10.0), 60, norms):
+        assert found == pytest.approx(np.median(norms), rel=0.15)
 
 
 def test_h04_adaptive_clipping_is_charged_for_its_count():
@@ -226,9 +226,9 @@ def test_h08_what_is_drawn_is_what_is_accounted():
     813); Flower's simulation draws a fixed size and claims add-or-remove.
     """
     sampling = jf.sampling.Poisson(population=50, rate=0.2, cap=50)
-    sizes = [len(sampling.draw(i, key=jf.keys.simulated(2))) for i in range(1000)]
-    # variance 8, standard error 0.36: false alarm 3.5e-7 at 5.1; fixed sizes have 0
-    assert abs(np.var(sizes) - 8) < 5.1 * 0.36
+    sizes = [len(sampling.draw(i, key=jf.keys.simulated(2))) for i in range(400)]
+    # variance 8, standard error 0.57: false alarm 3.5e-7 at 5.1; fixed sizes have 0
+    assert abs(np.var(sizes) - 8) < 5.1 * 0.57
     privacy = central(sampling=sampling)
     assert privacy.event(rounds=1).event == sampling.event(1.0)
     silos = jf.privacy.example_level(
@@ -466,11 +466,11 @@ def test_h18_no_noise_is_used_twice():
     JAX's own private example noised every parameter with the same key (issue 3646).
     """
     privacy = central()
-    zero = encoded(privacy, {name: jnp.zeros(2000) for name in "abc"})
+    zero = encoded(privacy, {name: jnp.zeros(2000) for name in "ab"})
     found = [released(privacy, zero, key=key_of(index)) for index in range(3)]
     noise = np.array([leaf for one in found for leaf in one.values()])
-    # 36 pairs of 2,000: a correlation of 0.13 is 5.8 standard errors, 2.4e-7 in all
-    assert np.abs(np.corrcoef(noise) - np.eye(9)).max() < 0.13
+    # 15 pairs of 2,000: a correlation of 0.13 is 5.8 standard errors, 1e-7 in all
+    assert np.abs(np.corrcoef(noise) - np.eye(6)).max() < 0.13
 
 
 def test_h19_skellam_noise_has_its_law_where_poisson_fails():

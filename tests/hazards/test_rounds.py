@@ -20,7 +20,7 @@ HOSTILE = 5
 ORDINARY = np.random.default_rng(0).normal(size=(CLIENTS, 5)).astype(np.float32)
 # one in every run, those with a path of their own beside it, and all of them nightly
 IN_EVERY_RUN = ("central_adaptive",)
-SLOW = ("blt", "tree", "central_per_layer", "local_gaussian", "local_privunit")
+SLOW = ("blt", "central_per_layer", "local_gaussian")
 
 
 def marks_of(name):

@@ -138,7 +138,7 @@ def reduced(text):
     return [line for line in lines if REDUCED.search(line)]
 
 
-IN_EVERY_RUN = ("central", "central_adaptive", "blt")
+IN_EVERY_RUN = ("central_adaptive",)
 
 
 @pytest.mark.parametrize(

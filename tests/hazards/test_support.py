@@ -19,7 +19,7 @@ import jaxfed as jf
 from jaxfed.noise import _discrete, _laws
 from jaxfed.privacy._joint import Encoded
 
-SAMPLES = 2_000_000
+SAMPLES = 1_000_000
 
 
 def float_normals():
@@ -62,7 +62,7 @@ def released(privacy, integers, secret):
     [1.0, *(pytest.param(m, marks=pytest.mark.nightly) for m in (0.5, 8.0))],
 )
 def test_no_output_excludes_either_input(multiplier):
-    """2,000,000 outputs of each of two neighbours, the farthest that there are."""
+    """1,000,000 outputs of each of two neighbours, the farthest that there are."""
     privacy = jf.privacy.central(
         sampling=jf.sampling.Full(population=4),
         clipping=jf.clipping.Fixed(norm=0.37),
