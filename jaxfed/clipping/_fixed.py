@@ -4,6 +4,7 @@ McMahan et al. 2018, arXiv:1710.06963, section 3 (flat clipping of the whole upd
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -81,22 +82,33 @@ class Fixed(Clipping):
 
     def clip(self, update: PyTree) -> Clipped:
         """Bounds one client's update (a pytree of floating-point leaves)."""
-        peak = tree.maximum_magnitude(update)
-        is_finite = jnp.isfinite(peak)
-        values = jax.tree.map(
-            lambda a: jnp.where(is_finite, a.astype(jnp.float32), 0.0), update
-        )
-        unit = jnp.where(
-            peak > _ORDINARY,
-            1 / _RESCALE,
-            jnp.where(peak < 1 / _ORDINARY, _RESCALE, 1.0),
-        ).astype(jnp.float32)
-        scaled = tree.scale(values, unit)
-        length = jnp.sqrt(tree.sum_of_squares(scaled))  # the norm in this unit
         limit = jnp.float32(self.norm * HEADROOM)
-        fits = length <= limit * unit
-        shrink = limit / jnp.where(fits, 1.0, length)
-        value = jax.tree.map(
-            lambda a, b: jnp.where(fits, a, b * shrink), values, scaled
-        )
-        return Clipped(value, is_finite)
+        return bounded(update, limit, lambda a: jnp.sqrt(tree.sum_of_squares(a)))
+
+
+def bounded(
+    update: PyTree, limit: jax.Array, length_of: Callable[[PyTree], jax.Array]
+) -> Clipped:
+    """Scales an update down to a length of at most `limit`, as far as it is computed.
+
+    Args:
+        update: a pytree of floating-point leaves.
+        limit: () float32.
+        length_of: a norm of float32 leaves, of ordinary size.
+    """
+    peak = tree.maximum_magnitude(update)
+    is_finite = jnp.isfinite(peak)
+    values = jax.tree.map(
+        lambda a: jnp.where(is_finite, a.astype(jnp.float32), 0.0), update
+    )
+    unit = jnp.where(
+        peak > _ORDINARY,
+        1 / _RESCALE,
+        jnp.where(peak < 1 / _ORDINARY, _RESCALE, 1.0),
+    ).astype(jnp.float32)
+    scaled = tree.scale(values, unit)
+    length = length_of(scaled)  # in this unit
+    fits = length <= limit * unit
+    shrink = limit / jnp.where(fits, 1.0, length)
+    value = jax.tree.map(lambda a, b: jnp.where(fits, a, b * shrink), values, scaled)
+    return Clipped(value, is_finite)

@@ -5,21 +5,17 @@ Dwork, McSherry, Nissim and Smith 2006, section 3 (L1 sensitivity), by scaling d
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
-from jaxfed import _check as check
 from jaxfed import tree
 from jaxfed._config import Configuration
-from jaxfed.clipping._fixed import Clipped
+from jaxfed.clipping._base import checked_norm
+from jaxfed.clipping._fixed import Clipped, bounded
 from jaxfed.typing import PyTree
 
 # The computed sum is within 2**-11.6 of the true one (`tree.sum_of_magnitudes`); a
 # limit 2**-10 below the bound leaves room for that and for the scaling's rounding.
 _HEADROOM = 1.0 - 2.0**-10
-# As in `clipping.Fixed`: multiplying by a power of two is exact.
-_ORDINARY = 2.0**40
-_RESCALE = 2.0**80
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,29 +42,9 @@ class FixedL1(Configuration):
 
     def __post_init__(self) -> None:
         remedy = "an L1 norm adds up the magnitudes of all parameters' changes"
-        norm = check.positive(remedy, norm=self.norm)
-        if not 1e-12 <= norm <= 1e12:
-            raise ValueError(f"norm must be in [1e-12, 1e12], got {norm}; {remedy}.")
-        object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "norm", checked_norm(remedy, norm=self.norm))
 
     def clip(self, update: PyTree) -> Clipped:
         """Bounds one client's update (a pytree of floating-point leaves)."""
-        peak = tree.maximum_magnitude(update)
-        is_finite = jnp.isfinite(peak)
-        values = jax.tree.map(
-            lambda a: jnp.where(is_finite, a.astype(jnp.float32), 0.0), update
-        )
-        unit = jnp.where(
-            peak > _ORDINARY,
-            1 / _RESCALE,
-            jnp.where(peak < 1 / _ORDINARY, _RESCALE, 1.0),
-        ).astype(jnp.float32)
-        scaled = tree.scale(values, unit)
-        length = tree.sum_of_magnitudes(scaled)  # the L1 norm in this unit
         limit = jnp.float32(self.norm * _HEADROOM)
-        fits = length <= limit * unit
-        shrink = limit / jnp.where(fits, 1.0, length)
-        value = jax.tree.map(
-            lambda a, b: jnp.where(fits, a, b * shrink), values, scaled
-        )
-        return Clipped(value, is_finite)
+        return bounded(update, limit, tree.sum_of_magnitudes)
