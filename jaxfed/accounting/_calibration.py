@@ -27,6 +27,7 @@ def calibrate_multiplier(
     delta: float,
     relation: str = "zero_out",
     distance: float = 0.0,
+    most: float = _MOST,
 ) -> float:
     """Returns the smallest noise multiplier with at most `epsilon` after `rounds`.
 
@@ -37,22 +38,23 @@ def calibrate_multiplier(
         delta: strictly between 0 and 1.
         relation: what neighbours are.
         distance: of the whole run from an ideal one; see `accounting.epsilon`.
+        most: the largest multiplier that the noise can have.
 
     Returns:
         A multiplier within 0.05 % above the smallest one, and never below 0.1: with
         less noise than that, no epsilon is worth its name.
 
     Raises:
-        ValueError: an argument is out of range, or no noise up to 1e6 is enough.
+        ValueError: an argument is out of range, or no noise up to `most` is enough.
     """
     fits = _fits(event, rounds, epsilon, delta, relation, distance)
     low, high = 0.5, 1.0
     while not fits(high):
-        low, high = high, 2 * high
-        if high > _MOST:
+        low, high = high, min(2 * high, most)
+        if low == high:
             raise ValueError(
                 f"epsilon={epsilon} with delta={delta} over {rounds} rounds needs a "
-                f"noise multiplier above {_MOST:g}, or delta is below what this "
+                f"noise multiplier above {most:g}, or delta is below what this "
                 "accountant can resolve (about 1e-14); ask for a larger epsilon or "
                 "delta, or fewer rounds."
             )

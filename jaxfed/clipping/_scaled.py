@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfed import _check as check
 from jaxfed.clipping._base import Clipping, Group, checked_norm, whole
@@ -82,7 +83,9 @@ class Scaled(Clipping):
         def scaled(leaf: jax.Array, size: jax.Array) -> jax.Array:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 return leaf  # refused where it is encoded
-            return leaf.astype(jnp.float32) / size
+            # held apart: else the compiler divides in one layout of clients and
+            # multiplies by a reciprocal in another, and the integers differ
+            return leaf.astype(jnp.float32) * lax.optimization_barrier(1.0 / size)
 
         return jax.tree.map(scaled, update, self._sizes(state))
 

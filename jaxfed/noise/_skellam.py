@@ -17,7 +17,7 @@ from jaxfed.typing import ClippedSum, Released
 
 _MOST_LEVELS = 2**20
 _MOST_VARIANCE = 2**23  # of one table of noise
-_MOST_MULTIPLIER = 2896.0  # below its square root: one level, and as much noise
+MOST_MULTIPLIER = 2896.0  # below its square root: one level, and as much noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Skellam(Configuration):
     sampling is known for it here, and none is counted.
 
     Args:
-        multiplier: unitless, > 0, at most 2896.
+        multiplier: unitless, from 0.001 to 2896.
     """
 
     multiplier: float
@@ -41,9 +41,9 @@ class Skellam(Configuration):
     def __post_init__(self) -> None:
         remedy = "calibrate one with `privacy.calibrated(epsilon=..., ...)`"
         value = check.positive(remedy, multiplier=self.multiplier)
-        if not 1e-3 <= value <= _MOST_MULTIPLIER:
+        if not 1e-3 <= value <= MOST_MULTIPLIER:
             raise ValueError(
-                f"multiplier must be in [0.001, {_MOST_MULTIPLIER:g}] for Skellam "
+                f"multiplier must be in [0.001, {MOST_MULTIPLIER:g}] for Skellam "
                 f"noise, got {value}; {remedy}."
             )
         object.__setattr__(self, "multiplier", value)

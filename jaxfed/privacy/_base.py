@@ -182,6 +182,12 @@ class Privacy(Configuration, abc.ABC):
                 `[("example", 1), ("client", 3)]`.
         """
         rounds = getattr(self, "rounds", None) if rounds is None else rounds
+        for one in units:
+            if not (isinstance(one, tuple) and len(one) == 2):
+                raise TypeError(
+                    f"units must hold pairs of a unit and a count, got {one!r}; pass "
+                    'for example units=[("example", 1), ("client", 2)].'
+                )
         others = tuple(
             (unit, count, self.epsilon_of(unit, count=count, rounds=rounds))
             for unit, count in units

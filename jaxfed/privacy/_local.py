@@ -31,6 +31,7 @@ _CLIPS: dict[type, type] = {
     noise.PrivUnit: clipping.Fixed,
 }
 _MOST_DISTANCE = 2.0**-54  # of a report: a few million scalars; charged to delta
+_MOST_REPORTS = 1_000_000  # of as many clients as change together
 
 
 @final
@@ -201,6 +202,11 @@ class Local(Privacy):
         check.one_of(UNITS, unit=unit)
         check.positive_integer("pass how many change together", count=count)
         rounds, delta = self._planned(rounds, self._delta() if delta is None else delta)
+        if rounds * count > _MOST_REPORTS:
+            raise ValueError(
+                f"rounds * count must be <= {_MOST_REPORTS:,}, got {rounds:,} * "
+                f"{count:,}; so many reports together have no useful epsilon."
+            )
         return self.epsilon(rounds=rounds * count, delta=delta)
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:

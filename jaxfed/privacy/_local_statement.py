@@ -25,7 +25,7 @@ def local(
     precision: str,
 ) -> Statement:
     """Returns the statement of privacy against everybody, the server included."""
-    at_delta = f", {delta:g})-" if delta else ")-"
+    at_delta = f", {up(delta, 6)})-" if delta else ")-"
     if epsilon is None:
         claim = _statement.UNNAMED
     else:

@@ -87,6 +87,18 @@ class NoPrivacy(Privacy):
         del rounds, delta
         return math.inf
 
+    def epsilon_of(
+        self,
+        unit: str,
+        *,
+        count: int = 1,
+        rounds: int | None = None,
+        delta: float | None = None,
+    ) -> float:
+        """Returns infinity."""
+        del unit, count, rounds, delta
+        return math.inf
+
     def epsilon_curve(self, rounds: int) -> np.ndarray:
         """Returns infinity for every round."""
         return np.full(rounds, math.inf)

@@ -87,6 +87,8 @@ class Statement:
 
     def _other(self, unit: str, count: int, epsilon: float) -> str:
         words = f"one {unit}" if count == 1 else f"{count:,} {unit}s together"
+        if self.unit == unit == "example" and count > 1:
+            words += " in one silo"
         at_will = unit == "example" and self.unit == "client"
         shown = "no claim" if math.isinf(epsilon) else f"epsilon {up(epsilon)}"
         return f"{words}{', changed at will' if at_will else ''}: {shown}"
@@ -122,7 +124,8 @@ def central(
     else:
         claim = (
             f"After {rounds:,} rounds, models released by this mechanism are "
-            f"({up(epsilon)}, {delta:g})-differentially private for each client."
+            f"({up(epsilon)}, {up(delta or 0, 6)})-differentially private for each "
+            "client."
         )
     return Statement(
         claim=claim,
@@ -161,8 +164,8 @@ def example_level(
     else:
         claim = (
             f"After {rounds:,} rounds, all that a silo sends is ({up(epsilons.max())}, "
-            f"{delta:g})-differentially private for each of its examples; by silo, "
-            f"epsilon is {', '.join(up(e) for e in epsilons[:_MOST_SILOS])}"
+            f"{up(delta or 0, 6)})-differentially private for each of its examples; by "
+            f"silo, epsilon is {', '.join(up(e) for e in epsilons[:_MOST_SILOS])}"
             f"{', ...' if len(epsilons) > _MOST_SILOS else ''}."
         )
     return Statement(
@@ -188,12 +191,15 @@ def example_level(
     )
 
 
-def up(epsilon: float) -> str:
-    """Returns epsilon with three digits, never below what was computed."""
-    if epsilon <= 0:
+def up(value: float, digits: int = 3) -> str:
+    """Returns a number with few digits, never below what was computed."""
+    if value <= 0:
         return "0"
-    digits = 2 - math.floor(math.log10(epsilon))
-    return f"{math.ceil(epsilon * 10.0**digits - 1e-9) / 10.0**digits:.6g}"
+    text = f"{value:.{digits}g}"
+    if float(text) < value:
+        digit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+        text = f"{float(text) + digit:.{digits}g}"
+    return f"{float(text):g}"
 
 
 def _nothing(multiplier: float) -> str:

@@ -176,7 +176,13 @@ def checked_size(size: int, *, population: int) -> int:
 
 def checked_population(population: int) -> int:
     """Returns the public number of clients."""
-    return check.positive_integer("pass data.num_clients", population=population)
+    check.positive_integer("pass data.num_clients", population=population)
+    if population >= 1 << 32:
+        raise ValueError(
+            f"population must be < 2**32, got {population}; clients are drawn by "
+            "32-bit numbers."
+        )
+    return int(population)
 
 
 def every_round(rounds: int) -> Participation:

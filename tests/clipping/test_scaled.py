@@ -79,6 +79,30 @@ def test_integers_are_those_of_fixed_clipping_in_scaled_units(rounds, dtype):
     assert 0 < square <= levels**2
 
 
+def test_every_layout_of_clients_gives_the_same_integers():
+    """With what rounds have taught: division must not turn into something else."""
+    size = 4000
+    clipping = jf.clipping.Scaled(norm=20.0, floor=1e-3)
+    privacy = central(clipping, multiplier=0.2)
+    rng = np.random.default_rng(0)
+    taught = {"w": jnp.asarray(rng.lognormal(size=size), jnp.float32)}
+    state = clipping.observe(clipping.init(taught), taught)
+    rows = jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
+
+    def encode(state, row):
+        result = ClientResult({"w": row}, jnp.float32(1), ())
+        return privacy.encode(state, result, key=KEY).update["w"]
+
+    alone = jnp.stack([jax.jit(encode)(state, row) for row in rows])
+    assert jnp.array_equal(alone, jnp.stack([encode(state, row) for row in rows]))
+    for width in (2, 8):
+        wide = jax.jit(jax.vmap(encode, (None, 0)))
+        found = [wide(state, rows[i : i + width]) for i in range(0, 8, width)]
+        assert jnp.array_equal(alone, jnp.concatenate(found))
+    looped = jax.jit(lambda state, rows: jax.lax.map(lambda r: encode(state, r), rows))
+    assert jnp.array_equal(alone, looped(state, rows))
+
+
 def test_event_and_calibration_are_those_of_fixed_clipping():
     """Algorithm 8 scales by released values only: the accounting does not change."""
     privacy, fixed = central(), central(jf.clipping.Fixed(norm=SCALED.norm))
@@ -175,6 +199,11 @@ def test_a_badly_scaled_problem_is_learned_where_one_norm_is_not_enough():
         errors[name] = np.abs(np.asarray(history.params["w"]) / truth - 1)
     assert errors["scaled"].max() < 0.2
     assert errors["fixed"].max() > 10  # the small coordinates are all noise
+
+
+def test_a_calibration_that_no_round_accepts_is_refused():
+    with pytest.raises(ValueError, match="multiplier \\* norm must be < the expected"):
+        central(population=10).calibrated(epsilon=0.5, delta=1e-3, rounds=100)
 
 
 def test_noise_that_would_feed_on_itself_is_refused():

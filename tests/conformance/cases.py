@@ -252,7 +252,7 @@ def fedavg_with(privacy) -> FederatedAlgorithm:
 
 # every privacy object and every sampler also runs inside a round; these in every run of
 # the tests, the others with --nightly
-IN_EVERY_RUN = ("central_adaptive", "blt", "local_gaussian")
+IN_EVERY_RUN = ("central_adaptive", "blt")
 ALGORITHMS += [
     Case(
         f"fedavg_{case.name}",

@@ -113,7 +113,9 @@ def test_nobody_can_pass_a_sensitivity_an_event_or_an_epsilon():
         jf.privacy.central(**parts).noise = jf.noise.Gaussian(multiplier=9.0)
 
 
-@pytest.mark.parametrize("epsilon", [0.2, 1.0, 8.0])
+@pytest.mark.parametrize(
+    "epsilon", [pytest.param(0.2, marks=pytest.mark.nightly), 1.0, 8.0]
+)
 def test_calibration_meets_the_budget_and_wastes_little(epsilon):
     privacy = central().calibrated(epsilon=epsilon, delta=1e-6, rounds=200)
     assert 0.995 * epsilon <= privacy.epsilon() <= epsilon

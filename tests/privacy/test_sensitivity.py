@@ -94,6 +94,12 @@ def cohorts(params, seed):
     return jax.tree.map(leaf, params)
 
 
+def usual_size(a):
+    """Returns sizes of coordinates that differ by factors of ten."""
+    sizes = 0.1 * np.random.default_rng(a.size).lognormal(size=a.shape)
+    return jnp.asarray(sizes, jnp.float32)
+
+
 @functools.cache
 def summing(privacy):
     def one(update, key, state):
@@ -127,11 +133,19 @@ def budget_spent(layout, moved, pair):
     return spent
 
 
+NIGHTLY = (("layers", "float16"), ("long", "float16"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.nightly] * (pair in NIGHTLY))
+        for pair in itertools.product(SHAPES, DTYPES)
+    ],
+)
 def test_no_client_moves_the_sum_by_more_than_is_declared(shape, dtype):
-    """In some 240 configurations with 50 pairs of neighbours each, exactly."""
+    """In 280 configurations with 50 pairs of neighbours each (36 nightly), exactly."""
     for index, clipping, sampling, multiplier in configurations(shape):
         privacy, params = build(shape, clipping, sampling, multiplier)
         if dtype == "float16" and clipping == "fixed large":
@@ -141,6 +155,8 @@ def test_no_client_moves_the_sum_by_more_than_is_declared(shape, dtype):
             lambda a: jnp.asarray(a).astype(DTYPES[dtype]), cohorts(params, index)
         )
         run, state = summing(privacy), privacy.init(params)
+        if clipping == "scaled":  # what earlier rounds taught
+            state = privacy.clipping.observe(state, jax.tree.map(usual_size, params))
 
         def replay(
             is_real, run=run, updates=updates, state=state, index=index

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jaxfed as jf
+from jaxfed.accounting import _epsilon, _rdp
 from jaxfed.privacy._joint import Encoded
 from jaxfed.typing import ClientResult, ClippedSum
+from tests.privacy import test_sensitivity as replays
 
 HOSTILE = (0.0, 1e-30, 1.0, -6e4, 1e17, 3e38, np.nan, np.inf)
 
@@ -171,3 +174,70 @@ def test_what_the_proof_does_not_cover_is_refused():
     floats = ClippedSum(total={"w": jnp.zeros(3)}, step=jnp.float32(1), levels=5)
     with pytest.raises(TypeError, match="int32 leaves, got float32"):
         noise.release(floats, key=jf.keys.simulated(0))
+
+
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+@pytest.mark.parametrize("multiplier", [0.7, 3.0, 500.0])
+def test_an_attack_comes_near_the_number_and_would_expose_a_wrong_one(
+    multiplier, relation, monkeypatch
+):
+    event = central(multiplier=multiplier).event(rounds=1).event
+    found = jf.accounting.derive(event, 9, delta=1e-5, relation=relation)
+    if found.epsilon > 0.1:
+        assert 0.6 * found.epsilon < found.attack_epsilon < found.epsilon
+    assert found.attack_epsilon <= found.epsilon
+    of_leaf = _rdp.of_leaf
+    monkeypatch.setattr(_rdp, "of_leaf", lambda *args: of_leaf(*args) / 4)
+    _epsilon.checked.cache_clear()
+    if found.epsilon > 0.1:
+        with pytest.raises(jf.accounting.AccountingError, match="an attack reaches"):
+            jf.accounting.derive(event, 9, delta=1e-5, relation=relation)
+    monkeypatch.undo()
+    _epsilon.checked.cache_clear()
+
+
+def test_the_attack_is_exact_for_little_noise():
+    """Against sums over the law itself, scale by scale."""
+    event = jf.accounting.Skellam(l1_sensitivity=3.0, l2_sensitivity=3.0, variance=40.0)
+    k = np.arange(-400, 401)
+    law = stats.skellam(80.0, 80.0).pmf(k)  # of four rounds
+    shifted = stats.skellam(80.0, 80.0).pmf(k - 12)
+    hits, alarms = np.cumsum(shifted[::-1]), np.cumsum(law[::-1])
+    worth = (hits > 1e-3) & (alarms > 1e-30)
+    exact = np.log((hits[worth] - 1e-3) / alarms[worth]).max()
+    found = jf.accounting.derive(event, 4, delta=1e-3).attack_epsilon
+    assert found == pytest.approx(exact, rel=1e-6)
+
+
+def test_record_and_replay_of_neighbours():
+    """As in tests/privacy/test_sensitivity.py: 50 pairs, hostile clients, exactly."""
+    are_there = jnp.ones(replays.COHORT, bool)
+    for multiplier, shape in ((1.0, "layers"), (40.0, "vector")):
+        few = jf.sampling.Full(population=9)
+        privacy = central(multiplier=multiplier, sampling=few)
+        params = jax.tree.map(
+            jnp.zeros, replays.SHAPES[shape], is_leaf=lambda s: isinstance(s, tuple)
+        )
+        layout = privacy._joint(params)
+        run, updates = replays.summing(privacy), replays.cohorts(params, seed=3)
+        keys = jax.random.split(jf.keys.simulated(0), (replays.PAIRS, replays.COHORT))
+        moved = jf.tree.subtract(
+            run(updates, are_there, keys, ()),
+            run(updates, are_there.at[0].set(False), keys, ()),
+        )
+        spent = [replays.budget_spent(layout, moved, p) for p in range(replays.PAIRS)]
+        limit = Fraction(multiplier) ** -2
+        assert limit * Fraction(9, 10) < max(spent) <= limit
+        (part,) = layout.parts
+        for pair in range(replays.PAIRS):
+            leaves = [np.asarray(a)[pair] for a in jax.tree.leaves(moved.update)]
+            assert sum(int(np.abs(a).sum()) for a in leaves) <= part.lattice.levels**2
+
+
+def test_calibration_reaches_the_most_noise_there_is_and_says_where_it_ends():
+    privacy = central(sampling=jf.sampling.Full(population=10))
+    most = privacy.calibrated(epsilon=0.0105, delta=1e-5, rounds=60)
+    assert 2048 < most.noise.multiplier < 2896
+    assert most.epsilon() <= 0.0105
+    with pytest.raises(ValueError, match="needs a noise multiplier above 2896"):
+        privacy.calibrated(epsilon=0.001, delta=1e-5, rounds=60)

@@ -7,6 +7,7 @@ import math
 import pytest
 
 import jaxfed as jf
+from jaxfed.privacy import _statement
 
 DELTA, ROUNDS = 1e-5, 8
 
@@ -114,13 +115,11 @@ def test_a_statement_says_other_units_when_asked():
     words = str(statement)
     assert "one example, changed at will: epsilon" in words
     assert "2 clients together: epsilon" in words
-    assert [line["count"] for line in json.loads(statement.to_json())["units"]] == [
-        1,
-        2,
-    ]
+    fields = json.loads(statement.to_json())["units"]
+    assert [line["count"] for line in fields] == [1, 2]
     silos = dataclasses.replace(example_level(), delta=1e-4, rounds=ROUNDS)
     words = str(silos.statement(units=[("client", 1), ("example", 2)]))
-    assert "one client: no claim; 2 examples together: epsilon" in words
+    assert "one client: no claim; 2 examples together in one silo: epsilon" in words
     assert "changed at will" not in words
 
 
@@ -137,3 +136,29 @@ def test_wrong_units_are_refused(arguments, message):
     settings = {"rounds": ROUNDS, "delta": DELTA} | arguments
     with pytest.raises(ValueError, match=message):
         central().epsilon_of(settings.pop("unit"), **settings)
+
+
+def test_units_that_are_not_pairs_are_refused_with_an_example():
+    privacy = dataclasses.replace(central(), delta=DELTA, rounds=ROUNDS)
+    for wrong in (["example"], ("example", 1)):
+        with pytest.raises(TypeError, match="units must hold pairs of a unit and a"):
+            privacy.statement(units=wrong)
+
+
+def test_more_reports_than_can_be_composed_are_refused_as_they_were_asked():
+    privacy = jf.privacy.local(
+        sampling=jf.sampling.Full(population=2000),
+        clipping=jf.clipping.FixedL1(norm=1.0),
+        noise=jf.noise.Laplace(multiplier=400.0),
+    )
+    with pytest.raises(ValueError, match="got 2,000 \\* 1,000; so many reports"):
+        privacy.epsilon_of("client", count=1000, rounds=2000, delta=DELTA)
+
+
+@pytest.mark.parametrize(
+    "value", [1.000000000009, 0.9999999, 9.9999, 1.2345649e-5, 1e-300, 123456.7, 5.0]
+)
+@pytest.mark.parametrize("digits", [3, 6])
+def test_a_number_in_words_is_never_below_the_number(value, digits):
+    found = float(_statement.up(value, digits))
+    assert value <= found <= value * (1 + 10.0 ** (1 - digits))
