@@ -219,7 +219,7 @@ def test_a_running_sum_would_not_keep_it():
         assert abs(float(running) - expected) / expected > bound([values])
 
 
-@pytest.mark.parametrize("count", [1, 3, 1030])
+@pytest.mark.parametrize("count", [1, 3, pytest.param(1030, marks=pytest.mark.slow)])
 def test_the_bound_holds_across_leaves(count):
     rng = np.random.default_rng(count)
     leaves = [

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfed import tree
 
@@ -129,7 +130,9 @@ def encode(
                 f"an update must hold floating-point arrays, got {leaf.dtype}; counts "
                 "and flags have no norm to clip: keep them out of the parameters."
             )
-    in_norms = [leaf.astype(jnp.float32) * (1.0 / norm) for leaf in leaves]
+    # held apart: where it is a constant, a compiler may join it to the next factor
+    in_one_norm = lax.optimization_barrier(1.0 / norm)
+    in_norms = [leaf.astype(jnp.float32) * in_one_norm for leaf in leaves]
     squared = tree.sum_of_squares(in_norms)
     is_finite = squared < _MOST_SQUARED  # False for NaN
     length = jnp.sqrt(jnp.where(is_finite, squared, 1.0))

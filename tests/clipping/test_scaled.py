@@ -161,6 +161,7 @@ def test_rounds_stay_finite_and_bounded_whatever_a_client_sends():
             assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 def test_a_badly_scaled_problem_is_learned_where_one_norm_is_not_enough():
     """A mean whose coordinates differ by 10^4: the small ones drown under one norm."""
     rng = np.random.default_rng(1)

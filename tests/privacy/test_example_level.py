@@ -195,6 +195,7 @@ def test_noise_of_a_step_has_the_accounted_scale():
     assert abs(draws.std() / (2.0 * 0.5) - 1) < 5.1 * 0.005
 
 
+@pytest.mark.slow
 def test_training_learns_and_an_empty_batch_is_noise_alone():
     privacy = example_level(multiplier=0.3, rate=0.5, norm=1.0, steps=5)
     history = simulate(privacy, rounds=15, microbatch_size=4)
@@ -250,6 +251,7 @@ def test_wrong_arguments(change, message):
         example_level(clipping=jf.clipping.Adaptive(quantile=0.5, initial=1.0))
 
 
+@pytest.mark.slow
 def test_a_random_loss_gets_a_key_for_every_row():
     history = simulate(example_level(), example_level().sgd(noisy_loss, optax.sgd(0.1)))
     kept = history.curve("kept")[1]
