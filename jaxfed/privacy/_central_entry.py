@@ -3,7 +3,8 @@
 from typing import Any
 
 from jaxfed import _check as check
-from jaxfed import clipping, noise
+from jaxfed import clipping
+from jaxfed import noise as noises
 from jaxfed.noise import Correlated as _Correlated
 from jaxfed.privacy._central import Central
 from jaxfed.privacy._central_correlated import CentralCorrelated
@@ -14,7 +15,7 @@ def central(
     *,
     sampling: Sampler,
     clipping: clipping.Clipping,
-    noise: "noise.Gaussian | noise.Skellam | noise.Correlated",
+    noise: noises.Gaussian | noises.Skellam | noises.Correlated | None = None,
     delta: float | None = None,
     rounds: int | None = None,
 ) -> Central | CentralCorrelated:
@@ -25,10 +26,21 @@ def central(
         clipping: how each update is bounded.
         noise: `noise.Gaussian` or `noise.Skellam` for independent noise (see
             `Central`), or `noise.BLT`, `noise.Banded`, `noise.Tree` for correlated
-            noise (`CentralCorrelated`), the choice where no sampling can be relied on.
+            noise (`CentralCorrelated`). If not given, noise of multiplier 1, to be
+            calibrated: `noise.BLT` with two buffers for samplers that promise no
+            chance but a distance (`Cyclic`, `MinSeparation`, `BallsInBins`), and
+            `noise.Gaussian` for the others.
         delta: the delta at which epsilon is reported.
         rounds: the planned number of rounds; correlated noise needs it.
     """
+    check.instance(
+        Sampler,
+        "pass for example sampling.Poisson(population=..., rate=0.1)",
+        sampling=sampling,
+    )
+    if noise is None:
+        is_apart = sampling.participation(2).min_separation > 1
+        noise = (noises.BLT if is_apart else noises.Gaussian)(multiplier=1.0)
     if isinstance(noise, _Correlated):
         planned = check.positive_integer(
             "correlated noise needs its horizon, so pass how many rounds you will run",

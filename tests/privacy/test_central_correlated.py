@@ -105,6 +105,28 @@ def test_prefix_sums_carry_the_error_of_the_strategy(name):
     assert found[-1] < 0.75 * ROUNDS * stddev**2
 
 
+@pytest.mark.parametrize(
+    ("sampling", "kind"),
+    [
+        (min_separation(), jf.noise.BLT),
+        (jf.sampling.Cyclic(population=40, groups=8), jf.noise.BLT),
+        (jf.sampling.BallsInBins(population=40, bins=8), jf.noise.BLT),
+        (jf.sampling.Poisson(population=40, rate=0.1), jf.noise.Gaussian),
+        (jf.sampling.FixedSize(population=40, size=4), jf.noise.Gaussian),
+        (jf.sampling.Full(population=40), jf.noise.Gaussian),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_correlated_noise_is_the_default_where_no_chance_is_promised(sampling, kind):
+    privacy = jf.privacy.central(
+        sampling=sampling, clipping=jf.clipping.Fixed(norm=0.5), rounds=ROUNDS
+    )
+    assert privacy.noise == kind(multiplier=1.0)
+    assert getattr(privacy.noise, "buffers", 2) == 2
+    budget = {"epsilon": 4.0, "delta": 1e-3, "rounds": ROUNDS}
+    assert privacy.calibrated(**budget).epsilon() <= 4.0
+
+
 def test_cohorts_that_break_the_contract_are_refused():
     data = ragged_data(sizes=(3,) * 40)
     privacy = correlated()
