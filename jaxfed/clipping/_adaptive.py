@@ -91,6 +91,19 @@ class Adaptive(Clipping):
             return self.count_stddev
         return max(expected_clients / 20, multiplier)
 
+    def check_noise(self, expected_clients: float, multiplier: float) -> None:
+        """Refuses a count so precise that it would spend the whole budget.
+
+        Raises:
+            ValueError: `count_stddev` is not above half the multiplier.
+        """
+        stddev = self.noise_on_count(expected_clients, multiplier)
+        if multiplier > 0 and 1 - (multiplier / (2 * stddev)) ** 2 <= 0:
+            raise ValueError(
+                f"count_stddev must be > multiplier / 2 = {multiplier / 2:g}, got "
+                f"{stddev:g}; the count alone would spend the budget."
+            )
+
     @property
     def initial_norm(self) -> float:
         """`initial`."""

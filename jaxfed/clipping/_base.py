@@ -40,6 +40,18 @@ class Clipping(Configuration, abc.ABC):
     def norms_of(self, state: PyTree) -> tuple[jax.Array, ...]:
         """Returns each group's clip norm, () float32; public."""
 
+    def check_noise(self, expected_clients: float, multiplier: float) -> None:
+        """Refuses noise that this rule cannot work with; any will do unless it says so.
+
+        Args:
+            expected_clients: of a round; public.
+            multiplier: noise over the norm, of all parts together.
+
+        Raises:
+            ValueError: the rule has no use for such noise.
+        """
+        del expected_clients, multiplier
+
     def scale(self, state: PyTree, update: PyTree) -> PyTree:
         """Returns an update in the units in which it is clipped and noised."""
         del state

@@ -19,7 +19,7 @@ proportional to N(k; x, stddev**2 + 4), which is the discrete Gaussian.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class Gaussian(Configuration):
     Args:
         multiplier: unitless, >= 0; 0 means no noise and an infinite epsilon.
     """
+
+    MOST_MULTIPLIER: ClassVar[float] = 1e6  # that a calibration tries
 
     multiplier: float
 

@@ -5,7 +5,7 @@ again, which is why it is the noise of choice where many parties each add a part
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -17,7 +17,6 @@ from jaxfed.typing import ClippedSum, Released
 
 _MOST_LEVELS = 2**20
 _MOST_VARIANCE = 2**23  # of one table of noise
-MOST_MULTIPLIER = 2896.0  # below its square root: one level, and as much noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,16 @@ class Skellam(Configuration):
         multiplier: unitless, from 0.001 to 2896.
     """
 
+    MOST_MULTIPLIER: ClassVar[float] = 2896.0  # on one level, all that a table holds
+
     multiplier: float
 
     def __post_init__(self) -> None:
         remedy = "calibrate one with `privacy.calibrated(epsilon=..., ...)`"
         value = check.positive(remedy, multiplier=self.multiplier)
-        if not 1e-3 <= value <= MOST_MULTIPLIER:
+        if not 1e-3 <= value <= self.MOST_MULTIPLIER:
             raise ValueError(
-                f"multiplier must be in [0.001, {MOST_MULTIPLIER:g}] for Skellam "
+                f"multiplier must be in [0.001, {self.MOST_MULTIPLIER:g}] for Skellam "
                 f"noise, got {value}; {remedy}."
             )
         object.__setattr__(self, "multiplier", value)

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
-from jaxfed.noise._skellam import MOST_MULTIPLIER
 from jaxfed.privacy import _joint, _statement
 from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
 from jaxfed.privacy._statement import Statement
@@ -217,8 +216,6 @@ class Central(Privacy):
         """
         delta = self._checked_delta(delta)
         check.positive_integer("pass how many rounds you will run", rounds=rounds)
-        is_skellam = isinstance(self.noise, noise.Skellam)
-        limit = {"most": MOST_MULTIPLIER} if is_skellam else {}
         multiplier = accounting.calibrate_multiplier(
             self._event_at,
             self._uses(rounds),
@@ -226,10 +223,9 @@ class Central(Privacy):
             delta=delta,
             relation=self.sampling.relation,
             distance=RUN_DISTANCE,
-            **limit,
+            most=self.noise.MOST_MULTIPLIER,
         )
-        if isinstance(self.clipping, clipping.Scaled):
-            self.clipping.check_noise(self.sampling.expected_clients, multiplier)
+        self.clipping.check_noise(self.sampling.expected_clients, multiplier)
         return dataclasses.replace(
             self,
             noise=dataclasses.replace(self.noise, multiplier=multiplier),

@@ -75,11 +75,10 @@ def joint(
         expected_contributions: the public number that the sum is divided by.
 
     Raises:
-        ValueError: the sum could overflow, or the count's noise cannot be afforded.
+        ValueError: the sum could overflow, or the clip refuses such noise.
     """
     groups = clipping.groups(params)
-    if isinstance(clipping, clip.Scaled):
-        clipping.check_noise(expected_contributions, multiplier)
+    clipping.check_noise(expected_contributions, multiplier)
     count, rest = None, 1.0
     if isinstance(clipping, clip.Adaptive):
         count_multiplier = 0.0
@@ -87,11 +86,6 @@ def joint(
             stddev = clipping.noise_on_count(expected_contributions, multiplier)
             count_multiplier = 2 * stddev
             rest = 1 - (multiplier / count_multiplier) ** 2
-        if rest <= 0:
-            raise ValueError(
-                f"count_stddev must be > multiplier / 2 = {multiplier / 2:g}, got "
-                f"{count_multiplier / 2:g}; the count alone would spend the budget."
-            )
         count = _part(1, max_contributions, count_multiplier)
     parts = tuple(
         _part(

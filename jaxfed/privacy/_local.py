@@ -171,7 +171,7 @@ class Local(Privacy):
         Raises:
             ValueError: neither given nor calibrated, or out of range.
         """
-        rounds, delta = self._planned(rounds, self._delta() if delta is None else delta)
+        rounds, delta = self._planned(rounds, delta)
         pure = self._pure_epsilon()
         if pure is not None:
             return accounting.pure_epsilon(pure, rounds, delta=delta)
@@ -201,7 +201,7 @@ class Local(Privacy):
         """
         check.one_of(UNITS, unit=unit)
         check.positive_integer("pass how many change together", count=count)
-        rounds, delta = self._planned(rounds, self._delta() if delta is None else delta)
+        rounds, delta = self._planned(rounds, delta)
         if rounds * count > _MOST_REPORTS:
             raise ValueError(
                 f"rounds * count must be <= {_MOST_REPORTS:,}, got {rounds:,} * "
@@ -281,6 +281,9 @@ class Local(Privacy):
         # (RandomizedResponseDpEvent is counted once by dp-accounting 0.6, however
         # often it is composed.)
         return dp_event.DiscreteLaplaceDpEvent(noise_parameter=pure, sensitivity=1)
+
+    def _planned(self, rounds: int | None, delta: float | None) -> tuple[int, float]:
+        return super()._planned(rounds, self._delta() if delta is None else delta)
 
     def _delta(self) -> float | None:
         is_pure = self._pure_epsilon() is not None

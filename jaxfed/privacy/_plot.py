@@ -1,6 +1,7 @@
 """Pictures of a privacy budget."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def tradeoff(
         )
     figure, axes = pyplot.subplots(layout="constrained")
     for factor in _FACTORS:
-        multiplier = noise.multiplier * factor
+        most = getattr(noise, "MOST_MULTIPLIER", math.inf)
+        multiplier = min(noise.multiplier * factor, most)
         changed = dataclasses.replace(noise, multiplier=multiplier)
         varied: Any = dataclasses.replace(privacy, noise=changed, delta=delta)
         axes.plot(

@@ -241,3 +241,11 @@ def test_calibration_reaches_the_most_noise_there_is_and_says_where_it_ends():
     assert most.epsilon() <= 0.0105
     with pytest.raises(ValueError, match="needs a noise multiplier above 2896"):
         privacy.calibrated(epsilon=0.001, delta=1e-5, rounds=60)
+
+
+def test_the_trade_off_is_drawn_up_to_the_most_noise_there_is():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure = central(multiplier=2500.0).plot_tradeoff(rounds=3, delta=1e-5)
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert "multiplier 2.9e+03" in labels
+    pyplot.close(figure)
