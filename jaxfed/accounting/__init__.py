@@ -12,13 +12,13 @@ from jaxfed.accounting._epsilon import Derivation as Derivation
 from jaxfed.accounting._epsilon import derive as derive
 from jaxfed.accounting._epsilon import epsilon as epsilon
 from jaxfed.accounting._epsilon import epsilon_curve as epsilon_curve
-from jaxfed.accounting._events import PureEpsilon as PureEpsilon
-from jaxfed.accounting._events import Skellam as Skellam
 from jaxfed.accounting._filter import BudgetExhausted as BudgetExhausted
 from jaxfed.accounting._filter import RenyiFilter as RenyiFilter
 from jaxfed.accounting._filter import best_order as best_order
 from jaxfed.accounting._groups import group_epsilon as group_epsilon
 from jaxfed.accounting._odometer import Odometer as Odometer
+from jaxfed.accounting._own_events import PureEpsilon as PureEpsilon
+from jaxfed.accounting._own_events import Skellam as Skellam
 from jaxfed.accounting._pure import calibrate_pure as calibrate_pure
 from jaxfed.accounting._pure import pure_epsilon as pure_epsilon
 from jaxfed.accounting._pure import pure_epsilon_curve as pure_epsilon_curve

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfed.accounting import _events, _rdp
+from jaxfed.accounting import _events, _own_events, _rdp
 
 _COUNTS = 4000  # thresholds tried on the number of rounds
 _MOST_EXACT = 1e5  # variance up to which Skellam tails are computed as such
@@ -38,7 +38,7 @@ def _leaf(leaf: Any, count: int, relation: str, delta: float) -> float:
 
         x = np.linspace(-8, 8 + shift, 2000)
         return _best(special.ndtr(shift - x), special.ndtr(-x), delta)
-    if isinstance(leaf, _events.Skellam):
+    if isinstance(leaf, _own_events.Skellam):
         return _skellam(leaf, count, relation, delta)
     hits, alarms = _round(leaf, relation)
     return max(
@@ -47,7 +47,9 @@ def _leaf(leaf: Any, count: int, relation: str, delta: float) -> float:
     )
 
 
-def _skellam(leaf: _events.Skellam, count: int, relation: str, delta: float) -> float:
+def _skellam(
+    leaf: _own_events.Skellam, count: int, relation: str, delta: float
+) -> float:
     """The attack on one coordinate: the sum of all rounds is Skellam again."""
     from scipy import special, stats
 

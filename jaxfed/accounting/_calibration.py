@@ -7,7 +7,7 @@ other claim (`accounting.derive`).
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxfed import _check as check
 from jaxfed.accounting import _epsilon, _events, _pld, _rdp
@@ -47,9 +47,10 @@ def calibrate_multiplier(
     Raises:
         ValueError: an argument is out of range, or no noise up to `most` is enough.
     """
-    fits = _fits(event, rounds, epsilon, delta, relation, distance)
+    budget = _Budget(rounds, epsilon, delta, relation, distance)
+    budget.check()
     low, high = 0.5, 1.0
-    while not fits(high):
+    while not budget.fits(event(high)):
         low, high = high, min(2 * high, most)
         if low == high:
             raise ValueError(
@@ -58,12 +59,14 @@ def calibrate_multiplier(
                 "accountant can resolve (about 1e-14); ask for a larger epsilon or "
                 "delta, or fewer rounds."
             )
-    while low < high <= 1.0 and fits(low):  # small multipliers cost most: downwards
+    # small multipliers cost most: search downwards
+    while low < high <= 1.0 and budget.fits(event(low)):
         low, high = max(_LEAST, low / 2), low
     while high > low * (1 + _RELATIVE_TOLERANCE):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    _confirm(event(high), rounds, epsilon, delta, relation, distance)
+        is_enough = budget.fits(event(middle))
+        low, high = (low, middle) if is_enough else (middle, high)
+    budget.confirm(event(high))
     return high
 
 
@@ -93,9 +96,10 @@ def calibrate_rate(
     Raises:
         ValueError: an argument is out of range, or even a rate of 1e-9 is too much.
     """
-    fits = _fits(event, rounds, epsilon, delta, relation, distance)
+    budget = _Budget(rounds, epsilon, delta, relation, distance)
+    budget.check()
     high = low = 1.0
-    while not fits(low):
+    while not budget.fits(event(low)):
         low, high = low / 4, low
         if low < _LEAST_RATE:
             raise ValueError(
@@ -105,8 +109,9 @@ def calibrate_rate(
             )
     while high > low * (1 + _RELATIVE_TOLERANCE):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    _confirm(event(low), rounds, epsilon, delta, relation, distance)
+        is_little = budget.fits(event(middle))
+        low, high = (middle, high) if is_little else (low, middle)
+    budget.confirm(event(low))
     return low
 
 
@@ -159,7 +164,7 @@ def calibrate_rounds(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low:
-        _confirm(event, low, epsilon * (1 + 1e-3), delta, relation, distance)
+        _Budget(low, epsilon * (1 + 1e-3), delta, relation, distance).confirm(event)
     return low
 
 
@@ -195,41 +200,43 @@ def _by_renyi(
     return low
 
 
-def _fits(
-    event: Callable[[float], Any],
-    rounds: int,
-    epsilon: float,
-    delta: float,
-    relation: str,
-    distance: float,
-) -> Callable[[float], bool]:
-    check.positive("pass for example epsilon=1.0", epsilon=epsilon)
-    check.positive_integer(rounds=rounds)
-    check.open_probability(_epsilon._DELTA, delta=delta)
-    check.non_negative(distance=distance)
+class _Budget(NamedTuple):
+    """What a run of `rounds` may spend."""
 
-    def fits(value: float) -> bool:
-        found = _epsilon.trial(
-            event(value), rounds, delta=delta, relation=relation, distance=distance
-        )
-        return found <= epsilon
+    rounds: int
+    epsilon: float
+    delta: float
+    relation: str
+    distance: float
 
-    return fits
+    def check(self) -> None:
+        check.positive("pass for example epsilon=1.0", epsilon=self.epsilon)
+        check.positive_integer(rounds=self.rounds)
+        check.open_probability(_epsilon._DELTA, delta=self.delta)
+        check.non_negative(distance=self.distance)
 
+    def fits(self, event: Any) -> bool:
+        """Returns whether one accountant finds the event within the budget."""
+        return self._spent(_epsilon.trial, event) <= self.epsilon
 
-def _confirm(
-    event: Any,
-    rounds: int,
-    epsilon: float,
-    delta: float,
-    relation: str,
-    distance: float,
-) -> None:
-    found = _epsilon.epsilon(
-        event, rounds, delta=delta, relation=relation, distance=distance
-    )
-    if not found <= epsilon or math.isnan(found):
-        raise _epsilon.AccountingError(
-            f"epsilon must be <= {epsilon} at the calibrated value, got {found}; is "
-            "the event the same every time it is asked for?"
+    def confirm(self, event: Any) -> None:
+        """Derives the event as any other claim.
+
+        Raises:
+            AccountingError: it is not within the budget after all.
+        """
+        found = self._spent(_epsilon.epsilon, event)
+        if not found <= self.epsilon or math.isnan(found):
+            raise _epsilon.AccountingError(
+                f"epsilon must be <= {self.epsilon} at the calibrated value, got "
+                f"{found}; is the event the same every time it is asked for?"
+            )
+
+    def _spent(self, accountant: Callable[..., float], event: Any) -> float:
+        return accountant(
+            event,
+            self.rounds,
+            delta=self.delta,
+            relation=self.relation,
+            distance=self.distance,
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed.accounting import _epsilon, _events, _moments, _pld
+from jaxfed.accounting import _epsilon, _events, _moments, _own_events, _pld
 
 _TRIED = 48  # deltas of a single client that are tried
 
@@ -143,7 +143,7 @@ def _joining(size: int, rate: float, noise: float) -> Any:
 def _truncated(leaf: Any, size: int, relation: str) -> Any:
     if relation == "replace_one":
         return None
-    return _events.TruncatedGroup(event=leaf, size=size)
+    return _own_events.TruncatedGroup(event=leaf, size=size)
 
 
 _MEMBERS = {
