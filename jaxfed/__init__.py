@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from jaxfed import tree as tree
     from jaxfed import typing as typing
     from jaxfed.engine import History as History
+    from jaxfed.engine import Strategy as Strategy
     from jaxfed.engine import simulate as simulate
+    from jaxfed.engine import use_cores as use_cores
 
 _SUBMODULES = (
     "accounting",
@@ -45,7 +47,7 @@ _SUBMODULES = (
     "tree",
     "typing",
 )
-_FROM_ENGINE = ("History", "simulate")
+_FROM_ENGINE = ("History", "Strategy", "simulate", "use_cores")
 
 
 def __getattr__(name: str) -> Any:

@@ -41,10 +41,14 @@ def where(condition: jax.Array, left: PyTree, right: PyTree) -> PyTree:
 
 
 def where_rows(condition: jax.Array, left: PyTree, right: PyTree) -> PyTree:
-    """Selects whole entries of axis 0 by a boolean vector `condition`."""
+    """Selects whole entries of axis 0 by a boolean vector `condition`.
+
+    A condition of several axes selects entries of that many leading axes.
+    """
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+        trailing = (1,) * (a.ndim - condition.ndim)
+        return jnp.where(condition.reshape(condition.shape + trailing), a, b)
 
     return jax.tree.map(select, left, right)
 

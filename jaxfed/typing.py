@@ -100,22 +100,32 @@ class LocalWork(NamedTuple):
 class Cohort(NamedTuple):
     """The clients of one round and their local steps, in chunks of `lanes` clients.
 
-    Chunks are sorted, longest work first, so that clients stepped side by side
-    finish together.
+    What one device works through: chunks of clients that are stepped side by side,
+    longest work first, so that those of a chunk finish together.
     """
 
     clients: jax.Array
     """(chunks, lanes) int32: numbers in the population; padding points past its end."""
-    is_real: jax.Array
-    """(chunks, lanes) bool; False marks padding."""
     num_examples: jax.Array
     """(chunks, lanes) int32. Private."""
     first_step: jax.Array
     """(chunks, lanes) int32: the client's first line of `rows`."""
     num_steps: jax.Array
     """(chunks, lanes) int32: how many lines it owns; 0 for padding."""
+    pass_steps: jax.Array
+    """(chunks,) int32: after how many steps a pass over the examples ends."""
+    tail: jax.Array
+    """(chunks,) int32: which of the engine's batch widths holds the last batch of a
+    pass; 0 is the full one."""
     rows: jax.Array
     """(lines, batch_size) int32: row i of the data as i, a padding slot as ~i."""
+    num_chunks: jax.Array
+    """() int32: how many chunks hold clients."""
+
+    @property
+    def is_real(self) -> jax.Array:
+        """(chunks, lanes) bool; False marks padding."""
+        return self.num_steps > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

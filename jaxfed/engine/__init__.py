@@ -1,5 +1,8 @@
 """Engines: whatever runs a `FederatedAlgorithm` over `FederatedData`."""
 
+from jaxfed.engine._choice import choose_strategy as choose_strategy
+from jaxfed.engine._devices import use_cores as use_cores
 from jaxfed.engine._history import History as History
 from jaxfed.engine._history import RoundRecord as RoundRecord
 from jaxfed.engine._simulate import simulate as simulate
+from jaxfed.engine._strategy import Strategy as Strategy

@@ -56,13 +56,16 @@ class History:
         state: the whole server state after the last round.
         rounds: a `RoundRecord` for each round.
         algorithm: the printed form of what was run.
+        strategy: how it was executed, and why so.
         delta: the delta of every epsilon, or None.
         private: whether the values may be released. Always False for a simulation,
             whose noise is reproducible and whose records are exact.
     """
 
-    def __init__(self, *, algorithm: str, privacy: Privacy, params: Params):
-        self.algorithm = algorithm
+    def __init__(
+        self, *, algorithm: str, privacy: Privacy, params: Params, strategy: str = ""
+    ):
+        self.algorithm, self.strategy = algorithm, strategy
         self.delta = privacy.delta
         self._privacy = privacy
         self.params = params

@@ -1,142 +1,259 @@
-"""The planner: from a cohort to one array of row numbers, in vectorised NumPy.
+"""The planner: from a cohort to packed arrays of row numbers, in vectorised NumPy.
+
+Clients are sorted, longest work first, cut into chunks of `lanes` that are stepped
+side by side, and dealt to one queue a device so that all queues take equally long
+(longest processing time first: Graham 1969, doi:10.1137/0117039). Long queues are cut
+into blocks, so that neither the plan nor what it needs grows with the cohort.
 
 A client's shuffle depends on the round's key and on its own number alone, so that
 neither the order of the cohort nor padding changes what it trains on.
 """
 
-from typing import Any
+import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxfed.data import FederatedData
+from jaxfed.engine import _shuffle
+from jaxfed.engine._block import Block, Layout, pack
 from jaxfed.typing import Batching, Cohort
+
+BLOCK_CLIENTS = 4096
+_DEALT_ONE_BY_ONE = 1024  # chunks; the shorter ones that follow are dealt in turns
+_SPREAD = 4.0  # standard deviations of a cohort's work that the first shapes allow for
 
 
 class Planner:
-    """Lays out the local steps of cohorts in arrays of one static shape."""
+    """Lays out the local steps of cohorts in few shapes."""
 
     def __init__(
-        self, data: FederatedData, batching: Batching, *, max_clients: int, lanes: int
+        self,
+        data: FederatedData,
+        batching: Batching,
+        *,
+        max_clients: int,
+        expected_clients: float | None = None,
+        lanes: int = 1,
+        widths: tuple[int, ...] = (),
+        devices: int = 1,
+        block_clients: int = BLOCK_CLIENTS,
+        is_streamed: bool = False,
     ):
-        """Sizes the arrays for the largest cohort that may come.
+        """Sizes the first shapes for a typical cohort.
 
         Args:
             data: all clients' examples.
             batching: how local work wants them.
             max_clients: the sampler's cap.
+            expected_clients: how many come; `max_clients` if not given.
             lanes: how many clients are stepped side by side.
+            widths: the batch widths that are compiled, the full one first.
+            devices: how many queues there are.
+            block_clients: how many clients a block has at most, on all devices.
+            is_streamed: whether a device gets the rows of its own clients only, so
+                that they are numbered within each block.
         """
-        self._offsets = data.offsets
-        self._sizes = data.client_sizes
-        self._batching = batching
-        self._width = min(batching.batch_size, int(self._sizes.max()))
-        self._passes_of = -(-self._sizes // batching.batch_size)  # batches in a pass
-        self._steps = (
-            self._passes_of * batching.epochs
-            if batching.epochs is not None
-            else np.full(len(self._sizes), batching.steps)
-        )
-        self._shape = (-(-max_clients // lanes), lanes)
-        longest = np.partition(self._steps, -max_clients)[-max_clients:]
-        self._lines = int(longest.sum())
         if data.num_examples >= 2**31:
             raise ValueError(
                 f"data must have fewer than 2**31 examples, got {data.num_examples}; "
                 "split it over several runs."
             )
+        self._work = _shuffle.Work(data, batching)
+        self._widths = widths or (self._work.width,)
+        self._lanes, self._devices, self._is_streamed = lanes, devices, is_streamed
+        self._queue_chunks = max(1, block_clients // (lanes * devices))
+        order = np.lexsort((self._work.remainders, self._work.passes, self._work.steps))
+        self._by_rank = order[::-1]  # longest first, then by the size of the last batch
+        self._rank = np.empty(len(order), np.int32)
+        self._rank[self._by_rank] = np.arange(len(order), dtype=np.int32)
+        self._reserve(max_clients, expected_clients or max_clients)
 
-    def plan(self, clients: np.ndarray, shuffle_word: np.uint64) -> Cohort:
-        """Returns the plan of one round.
+    def plan(self, clients: np.ndarray, shuffle_word: np.uint64) -> Iterator[Block]:
+        """Yields the plan of one round, block by block; at least one.
 
         Args:
             clients: (count,) distinct client numbers.
             shuffle_word: 64 random bits of this round.
         """
-        clients = clients[np.argsort(-self._steps[clients], kind="stable")]
-        count, population = len(clients), len(self._sizes)
-        steps = self._steps[clients]
-        first = np.cumsum(steps) - steps
+        queues = self._dealt(self._by_rank[np.sort(self._rank[clients])])
+        bounds = np.flatnonzero(np.diff(queues.block)) + 1
+        starts = [0, *bounds.tolist(), len(clients)]
+        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+            yield self._block(_Queues(*(a[start:stop] for a in queues)), shuffle_word)
 
-        def padded(values: Any, fill: int) -> Any:
-            out = np.full(self._shape[0] * self._shape[1], fill, np.int32)
-            out[:count] = values
-            return out.reshape(self._shape)
+    def waste(self, clients: np.ndarray) -> dict[str, float]:
+        """Returns which share of the slots of a round is spent in vain.
 
-        cohort = Cohort(
-            clients=padded(clients, population),
-            is_real=padded(np.ones(count), 0).astype(bool),
-            num_examples=padded(self._sizes[clients], 1),
-            first_step=padded(first, 0),
-            num_steps=padded(steps, 0),
-            rows=self._rows(clients, first, shuffle_word),
+        `scheduling`: on devices that wait, and on lanes that are done; `padding`: in
+        the last batches, at the widths that are compiled, too.
+        """
+        queues = self._dealt(self._by_rank[np.sort(self._rank[clients])])
+        heads = queues.lane == 0
+        ours = self._work.steps[queues.client]
+        per_device = np.bincount(queues.device[heads], ours[heads], self._devices)
+        places = per_device.max() * self._devices * self._lanes
+        full, tail = self._widths[0], np.array(self._widths)[self._tails(queues.client)]
+        passes = -(-ours // self._work.passes[queues.client])
+        slots = (ours * full - passes * (full - tail)).sum()
+        used = (self._work.sizes[queues.client] * passes).sum()
+        scheduling = 1 - ours.sum() / places
+        return {
+            "scheduling": float(scheduling),
+            "padding": float(1 - (1 - scheduling) * used / slots),
+        }
+
+    def _dealt(self, clients: np.ndarray) -> "_Queues":
+        """Sorts clients by block, then device, then place in the device's queue."""
+        heads = clients[:: self._lanes]
+        device = _deal(self._work.steps[heads], self._devices)
+        place = np.empty(len(heads), np.int64)
+        for one in range(self._devices):
+            mine = device == one
+            place[mine] = np.arange(np.count_nonzero(mine))
+        blocks = -(-int(place.max(initial=0) + 1) // self._queue_chunks)
+        block, chunk = place % blocks, place // blocks  # long and short work in each
+        key = (block * self._devices + device) * (place.max(initial=0) + 1) + chunk
+        order = np.argsort(key, kind="stable")
+        source = (order[:, None] * self._lanes + np.arange(self._lanes)).ravel()
+        owner = np.repeat(order, self._lanes)
+        real = source < len(clients)
+        source, owner = source[real], owner[real]
+        return _Queues(
+            clients[source],
+            block[owner],
+            device[owner],
+            chunk[owner],
+            source % self._lanes,
         )
-        return jax.device_put(cohort)
 
-    def _rows(self, clients: np.ndarray, first: np.ndarray, word: np.uint64) -> Any:
-        lines = np.full((self._lines, self._width), -1, np.int32)
-        if len(clients) > 0:
-            if self._batching.rate is None:
-                self._shuffle(lines, clients, first, word)
-            else:
-                self._sample(lines, clients, word)
-        # a padding slot names a real row of its own batch, inverted
-        return np.where(lines < 0, ~np.maximum(lines[:, :1], 0), lines)
+    def _block(self, queues: "_Queues", word: np.uint64) -> Block:
+        work, clients = self._work, queues.client
+        steps = work.steps[clients]
+        ends = np.cumsum(steps)
+        of_device = np.bincount(queues.device, steps, self._devices).astype(np.int64)
+        first = ends - steps - (np.cumsum(of_device) - of_device)[queues.device]
+        layout = self._fitting(
+            int(queues.chunk.max(initial=-1)) + 1, int(of_device.max(initial=0))
+        )
+        shape = (self._devices, layout.chunks, layout.lanes)
+        where = (queues.device, queues.chunk, queues.lane)
 
-    def _sample(self, lines: np.ndarray, clients: np.ndarray, word: np.uint64) -> None:
-        """Fills lines with truncated Poisson samples of each client's examples."""
-        steps = self._steps[clients]
-        owner = np.repeat(np.arange(len(clients)), steps)  # one line each, in order
-        lengths = self._sizes[clients][owner]
-        line = np.repeat(np.arange(len(owner)), lengths)
-        position = _within(lengths)
-        random = _mix(word, clients[owner][line], _within(steps)[line], position)
-        # a probability as a 53-bit threshold: exact for 1, within 2**-53 otherwise
-        assert self._batching.rate is not None  # Poisson batches
-        threshold = self._batching.rate * 2.0**53
-        joins = (random >> np.uint64(11)).astype(np.float64) < threshold
-        line, position, random = line[joins], position[joins], random[joins]
-        order = np.lexsort((random, line))  # the smallest words: a uniform choice
-        line, position = line[order], position[order]
-        slot = _within(np.bincount(line, minlength=len(owner)))
-        kept = slot < self._width
-        line, position, slot = line[kept], position[kept], slot[kept]
-        lines[line, slot] = self._offsets[clients][owner[line]] + position
+        def placed(values: np.ndarray, fill: int) -> np.ndarray:
+            out = np.full(shape, fill, np.int32)
+            out[where] = values
+            return out
 
-    def _shuffle(
-        self, lines: np.ndarray, clients: np.ndarray, first: np.ndarray, word: np.uint64
-    ) -> None:
-        """Fills lines with passes over each client's shuffled examples."""
-        size = self._batching.batch_size
-        passes = -(-self._steps[clients] // self._passes_of[clients])
-        # one group for each pass of each client, one element for each of its examples
-        owner = np.repeat(np.arange(len(clients)), passes)
-        pass_index = _within(passes)
-        lengths = self._sizes[clients][owner]
-        group = np.repeat(np.arange(len(owner)), lengths)
-        position = _within(lengths)
-        random = _mix(word, clients[owner][group], pass_index[group], position)
-        example = position[np.lexsort((random, group))]
-        line = pass_index[group] * self._passes_of[clients][owner][group]
-        line += position // size
-        kept = line < self._steps[clients][owner][group]
-        of = owner[group][kept]
-        row = self._offsets[clients][of] + example[kept]
-        lines[first[of] + line[kept], position[kept] % size] = row
+        owners, base = self._rows_of(queues)
+        line = first + queues.device * layout.lines
+        rows = work.rows(self._devices * layout.lines, clients, line, base, word)
+        num_steps = placed(steps, 0)
+        pass_steps, tail = self._passes(num_steps, placed(clients, 0))
+        fields = Cohort(
+            clients=placed(clients, len(work.sizes)),
+            num_examples=placed(work.sizes[clients], 1),
+            first_step=placed(first, 0),
+            num_steps=num_steps,
+            pass_steps=pass_steps,
+            tail=tail,
+            rows=rows,
+            num_chunks=np.count_nonzero(num_steps[:, :, 0], axis=1),
+        )
+        packed = pack(layout, fields, self._devices)
+        return Block(layout, packed, len(clients), owners)
+
+    def _rows_of(self, queues: "_Queues") -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns whose rows each device needs, and where each client's rows begin."""
+        if not self._is_streamed:
+            return [], self._work.offsets[queues.client]
+        owners, base = [], np.empty(len(queues.client), np.int64)
+        for one in range(self._devices):
+            mine = np.flatnonzero(queues.device == one)
+            order = mine[np.argsort(queues.client[mine])]
+            owned = queues.client[order]
+            lengths = self._work.sizes[owned]
+            base[order] = np.cumsum(lengths) - lengths
+            owners.append(owned)
+        return owners, base
+
+    def _passes(
+        self, num_steps: np.ndarray, clients: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how many steps a pass of each chunk has, and the class of its last.
+
+        Where passes of a chunk's lanes end at different steps, all steps are full.
+        """
+        passes = self._work.passes[clients]
+        head = passes[:, :, :1]
+        is_one_pass = (num_steps <= passes).all(axis=2)
+        alike = ((passes == head) | (num_steps == 0)).all(axis=2)
+        is_regular = alike | is_one_pass
+        pass_steps = np.where(is_regular, head[:, :, 0], num_steps[:, :, 0])
+        return pass_steps, np.where(is_regular, self._tails(clients[:, :, 0]), 0)
+
+    def _tails(self, heads: np.ndarray) -> np.ndarray:
+        """Returns the narrowest width that holds the last batch of these clients.
+
+        Those beside them in a chunk have no larger one, by the order of the queue.
+        """
+        remainders = self._work.remainders[heads]
+        fits = remainders[..., None] <= np.array(self._widths)
+        return fits.sum(axis=-1) - 1
+
+    def _fitting(self, chunks: int, lines: int) -> Layout:
+        """Returns shapes that fit; they only grow, in steps of an eighth."""
+        self._chunks = max(self._chunks, rounded_up(chunks))
+        self._lines = max(self._lines, rounded_up(lines))
+        return Layout(self._chunks, self._lanes, self._lines, self._work.width)
+
+    def _reserve(self, most: int, expected: float) -> None:
+        steps = self._work.steps.astype(np.float64)
+        typical = min(expected + _SPREAD * expected**0.5, most)
+        if typical >= len(steps):  # everybody comes
+            total = steps.sum()
+        else:
+            noise = _SPREAD * (typical * np.mean(steps**2)) ** 0.5
+            total = typical * steps.mean() + noise
+            longest = self._work.steps[self._by_rank[:most]].sum()
+            total = min(total, float(longest))
+        queue = typical / (self._lanes * self._devices)
+        blocks = max(1.0, np.ceil(queue / self._queue_chunks))
+        share = total / (self._devices * blocks)
+        slack = 0 if self._devices * blocks == 1 else steps.max()
+        self._chunks = rounded_up(int(np.ceil(queue / blocks)) + (self._devices > 1))
+        self._lines = rounded_up(int(np.ceil(share + slack)))
 
 
-def _within(lengths: np.ndarray) -> np.ndarray:
-    """Returns 0, 1, ..., length - 1 for each length, one after the other."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+class _Queues(NamedTuple):
+    """The clients of a cohort in the order of their plan; every field (clients,)."""
+
+    client: np.ndarray
+    block: np.ndarray
+    device: np.ndarray
+    chunk: np.ndarray
+    lane: np.ndarray
 
 
-def _mix(word: np.uint64, *indices: np.ndarray) -> np.ndarray:
-    """Hashes a word and indices to 64 bits (SplitMix64, Steele et al. 2014)."""
-    state = np.full(len(indices[0]), word, np.uint64)
-    with np.errstate(over="ignore"):
-        for index in indices:
-            state = state + index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
+def _deal(costs: np.ndarray, devices: int) -> np.ndarray:
+    """Deals chunks, longest first, each to the device that is free first."""
+    if devices == 1:
+        return np.zeros(len(costs), np.int64)
+    out = np.empty(len(costs), np.int64)
+    free = [(0, device) for device in range(devices)]
+    for index, cost in enumerate(costs[:_DEALT_ONE_BY_ONE].tolist()):
+        load, device = free[0]
+        out[index] = device
+        heapq.heapreplace(free, (load + cost, device))
+    rest = len(costs) - _DEALT_ONE_BY_ONE
+    if rest > 0:  # there and back again, beginning with the device of least load
+        order = np.array([device for _, device in sorted(free)])
+        turns = np.concatenate([order, order[::-1]])
+        out[_DEALT_ONE_BY_ONE:] = np.resize(turns, rest)
+    return out
+
+
+def rounded_up(count: int) -> int:
+    """Rounds up to three significant bits and a half: few shapes, little waste."""
+    step = max(1, 1 << max(0, count.bit_length() - 4))
+    return max(1, -(-count // step) * step)

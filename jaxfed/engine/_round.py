@@ -1,34 +1,27 @@
-"""One round as one compiled function: local work, encoding, sum, release, update.
+"""One round as a pure function: local work, encoding, sum, release, update.
 
-Clients are stepped `lanes` at a time, side by side, for as many steps as the longest
-of them needs; a finished or padding lane keeps its carry. Memory does not grow with
-the cohort: only the sum and one chunk of clients are held.
+The whole round is one program: chunks of clients in a loop, each for as many steps as
+the longest of them needs. Memory does not grow with the cohort: only the sum and one
+chunk of clients are held.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxfed import keys, tree
+from jaxfed import keys
+from jaxfed.engine import _chunk
+from jaxfed.engine._chunk import Common, Lanes, Progress, Sums
 from jaxfed.typing import (
-    Batch,
-    ClientResult,
     Cohort,
     FederatedAlgorithm,
-    Metrics,
     Params,
     PrivateReport,
     PyTree,
     RoundReport,
-    Shared,
 )
-
-_SMALL_MODEL = 50_000  # scalars; below it several models fit a core's cache together
-_SMALL_MODEL_LANES = 8
-_ACCELERATOR_LANES = 32
 
 
 class RoundState(NamedTuple):
@@ -38,55 +31,6 @@ class RoundState(NamedTuple):
     aggregator: PyTree
     clients: PyTree
     """Leaves (num_clients, ...): what each client keeps for itself."""
-
-
-class _Round(NamedTuple):
-    """What every client of a round has in common."""
-
-    algorithm: FederatedAlgorithm
-    shared: Shared
-    aggregator_state: PyTree
-    arrays: dict[str, jax.Array]
-    rows: jax.Array
-    training_key: jax.Array
-    encoding_key: jax.Array
-
-
-class _Lanes(NamedTuple):
-    """One chunk of the cohort; every field (lanes,)."""
-
-    clients: jax.Array
-    is_real: jax.Array
-    num_examples: jax.Array
-    first_step: jax.Array
-    num_steps: jax.Array
-
-
-class _Answers(NamedTuple):
-    """What one chunk answers; leaves (lanes, ...)."""
-
-    encoded: PyTree
-    client_state: PyTree
-    counts: jax.Array
-    metrics: Metrics
-
-
-class _Sums(NamedTuple):
-    """What is kept of all chunks so far."""
-
-    encoded: PyTree
-    metrics: Metrics
-    num_failed: jax.Array
-    clients: PyTree
-
-
-def choose_lanes(params: Params, max_clients: int) -> int:
-    """Returns how many clients to step side by side for a model of this size."""
-    if jax.default_backend() != "cpu":
-        lanes = _ACCELERATOR_LANES
-    else:
-        lanes = _SMALL_MODEL_LANES if tree.size(params) < _SMALL_MODEL else 1
-    return min(lanes, max_clients)
 
 
 def init_state(
@@ -102,12 +46,6 @@ def init_state(
     )
 
 
-@functools.lru_cache(maxsize=32)
-def compiled_round(algorithm: FederatedAlgorithm) -> Any:
-    """Returns the jitted round of an algorithm, once per algorithm."""
-    return jax.jit(functools.partial(run_round, algorithm))
-
-
 def run_round(
     algorithm: FederatedAlgorithm,
     state: RoundState,
@@ -116,8 +54,9 @@ def run_round(
     round_index: jax.Array,
     *,
     key: jax.Array,
+    widths: tuple[int, ...] = (),
 ) -> tuple[RoundState, RoundReport]:
-    """Runs one round. Pure: it can be jitted, or scanned over rounds.
+    """Runs one round on one device. Pure: it can be jitted, or scanned over rounds.
 
     Args:
         algorithm: what to run; static.
@@ -126,141 +65,142 @@ def run_round(
         arrays: the data's arrays, (num_examples, ...).
         round_index: () int32, from 0.
         key: the root key of the run.
+        widths: the batch widths that the plan was made with; static.
     """
+    common = in_common(algorithm, state, arrays, round_index, key=key)
+    zero = _chunk.zero_sums(common, cohort, state.clients)
+    sums, kept = add_up(common, cohort, state.clients, zero, widths)
+    clients = put_back(state.clients, cohort.clients, kept)
+    return close(algorithm, state, clients, sums, round_index, key=key)
 
-    def key_for(purpose: keys.Purpose) -> jax.Array:
-        return keys.for_round(keys.for_purpose(key, purpose), round_index)
 
-    this_round = _Round(
+def in_common(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    arrays: dict[str, jax.Array],
+    round_index: jax.Array,
+    *,
+    key: jax.Array,
+) -> Common:
+    """Returns what all clients of a round share."""
+    return Common(
         algorithm,
         algorithm.broadcast(state.server),
         state.aggregator,
         arrays,
-        cohort.rows,
-        key_for(keys.Purpose.TRAINING),
-        key_for(keys.Purpose.ENCODING),
+        training_key(key, round_index),
+        _key_for(key, keys.Purpose.ENCODING, round_index),
     )
 
-    def add_chunk(index: jax.Array, sums: _Sums) -> _Sums:
-        lanes = _Lanes(*(field[index] for field in cohort[:5]))
-        return _add(sums, lanes, _answer(this_round, lanes, sums.clients))
 
-    num_chunks = jnp.sum(jnp.any(cohort.is_real, axis=1))
-    zero = _zero_sums(this_round, cohort, state.clients)
-    sums = lax.fori_loop(0, num_chunks, add_chunk, zero)
+def add_up(
+    common: Common,
+    cohort: Cohort,
+    clients: PyTree,
+    sums: Sums,
+    widths: tuple[int, ...] = (),
+) -> tuple[Sums, PyTree]:
+    """Adds the contributions of all clients of a cohort, chunk by chunk, in a loop.
+
+    Returns:
+        The sums, and what every client keeps, leaves (chunks, lanes, ...).
+    """
+
+    def add_chunk(index: jax.Array, so_far: tuple[Sums, PyTree]) -> Any:
+        lanes = _chunk.lanes_of(cohort, index)
+        progress = _chunk.begin(common, lanes, cohort.rows, clients)
+        progress = _train(common, cohort, index, lanes, progress, widths)
+        sums, kept = _chunk.end(common, lanes, progress, so_far[0], clients)
+        return sums, jax.tree.map(lambda a, b: a.at[index].set(b), so_far[1], kept)
+
+    shape = cohort.clients.shape
+    nothing = jax.tree.map(lambda a: jnp.zeros(shape + a.shape[1:], a.dtype), clients)
+    return lax.fori_loop(0, cohort.num_chunks, add_chunk, (sums, nothing))
+
+
+def put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:
+    """Stores what clients keep; numbers past the end of the population are padding."""
+    target = numbers.reshape(-1)
+
+    def put(all_: jax.Array, new: jax.Array) -> jax.Array:
+        rows = new.reshape((-1, *all_.shape[1:]))
+        return all_.at[target].set(rows, mode="drop")
+
+    return jax.tree.map(put, clients, kept)
+
+
+def close(
+    algorithm: FederatedAlgorithm,
+    state: RoundState,
+    clients: PyTree,
+    sums: Sums,
+    round_index: jax.Array,
+    *,
+    key: jax.Array,
+) -> tuple[RoundState, RoundReport]:
+    """Releases the sum of a round and updates the server's model."""
     aggregator_state, released = algorithm.aggregator.release(
-        state.aggregator, sums.encoded, key=key_for(keys.Purpose.NOISE)
+        state.aggregator,
+        sums.encoded,
+        key=_key_for(key, keys.Purpose.NOISE, round_index),
     )
-    num_clients = jnp.sum(cohort.is_real, dtype=jnp.int32)
-    succeeded = (num_clients - sums.num_failed).astype(jnp.float32)
+    succeeded = (sums.num_clients - sums.num_failed).astype(jnp.float32)
     report = PrivateReport(
-        num_clients=num_clients,
+        num_clients=sums.num_clients,
         num_failed=sums.num_failed,
         metrics=jax.tree.map(lambda total: total / succeeded, sums.metrics),
     )
     new_state = RoundState(
-        algorithm.apply(state.server, released), aggregator_state, sums.clients
+        algorithm.apply(state.server, released), aggregator_state, clients
     )
     return new_state, RoundReport(released=released, private=report)
 
 
-def _answer(this_round: _Round, lanes: _Lanes, clients: PyTree) -> _Answers:
-    """Trains one chunk of clients side by side and encodes their results."""
-    local = this_round.algorithm.local
-    kept = jax.tree.map(lambda a: a.at[lanes.clients].get(mode="clip"), clients)
-    width = lanes.clients.shape[0]
-    init = jax.vmap(local.init, (None, 0), axis_size=width)
-    carry = init(this_round.shared, kept)
-    carry, metrics = _train(this_round, lanes, carry)
-    result = jax.vmap(local.finish, (None, 0))(this_round.shared, carry)
+def _train(
+    common: Common,
+    cohort: Cohort,
+    chunk: jax.Array,
+    lanes: Lanes,
+    progress: Progress,
+    widths: tuple[int, ...],
+) -> Progress:
+    """Takes all local steps of a chunk.
 
-    def encode(one: ClientResult, client: jax.Array) -> tuple[PyTree, jax.Array]:
-        aggregator = this_round.algorithm.aggregator
-        state = this_round.aggregator_state
-        key = keys.for_client(this_round.encoding_key, client)
-        if hasattr(aggregator, "encode_counted"):  # it says itself what it drops
-            return aggregator.encode_counted(state, one, key=key)
-        return aggregator.encode(state, one, key=key), tree.is_finite(one.update)
+    The last batch of a pass runs in a loop of its own, of one turn or none, for each
+    narrower width: a branch would make XLA copy the carry.
+    """
+    total = lanes.num_steps[0]  # the longest comes first
 
-    encoded, counts = jax.vmap(encode)(result, lanes.clients)
-    return _Answers(
-        encoded=encoded,
-        client_state=result.client_state,
-        counts=counts,
-        metrics=metrics,
-    )
+    def at(width: int | None) -> Any:
+        rows = cohort.rows if width is None else cohort.rows[:, :width]
+        return lambda index, so_far: _chunk.advance(common, lanes, rows, so_far, index)
 
+    if len(widths) < 2:
+        return lax.fori_loop(0, total, at(None), progress)
+    pass_steps = jnp.maximum(cohort.pass_steps[chunk], 1)
+    tail = cohort.tail[chunk]
 
-def _train(this_round: _Round, lanes: _Lanes, carry: PyTree) -> tuple[PyTree, Metrics]:
-    """Runs every lane's local steps; returns carries and each client's mean metrics."""
-    step = jax.vmap(this_round.algorithm.local.step)
+    def one_pass(number: jax.Array, so_far: Progress) -> Progress:
+        start = number * pass_steps
+        stop = jnp.minimum(start + pass_steps, total)
+        has_tail = (stop == start + pass_steps) & (tail > 0)
+        whole = stop - has_tail.astype(jnp.int32)
+        so_far = lax.fori_loop(start, whole, at(None), so_far)
+        for place, width in enumerate(widths[1:], start=1):
+            last = jnp.where(tail == place, stop, whole)
+            so_far = lax.fori_loop(whole, last, at(width), so_far)
+        return so_far
 
-    def batch_of(index: jax.Array) -> tuple[Batch, jax.Array]:
-        line = lanes.first_step + jnp.minimum(index, lanes.num_steps - 1)
-        chosen = this_round.rows.at[line].get(mode="clip")
-        is_real = chosen >= 0
-        row = jnp.where(is_real, chosen, ~chosen)
-        rows = {n: a.at[row].get(mode="clip") for n, a in this_round.arrays.items()}
-
-        def step_key(client: jax.Array) -> jax.Array:
-            return keys.for_leaf(
-                keys.for_client(this_round.training_key, client), index
-            )
-
-        batch = Batch(rows, is_real, lanes.num_examples)
-        return batch, jax.vmap(step_key)(lanes.clients)
-
-    def advance(index: jax.Array, so_far: tuple[PyTree, Metrics]) -> Any:
-        batch, step_keys = batch_of(index)
-        new_carry, metrics = step(so_far[0], batch, key=step_keys)
-        is_active = index < lanes.num_steps
-        summed = jax.tree.map(jnp.add, so_far[1], metrics)
-        return tree.where_rows(is_active, (new_carry, summed), so_far)
-
-    def shapes(so_far: PyTree) -> Any:
-        batch, step_keys = batch_of(jnp.zeros((), jnp.int32))
-        return step(so_far, batch, key=step_keys)
-
-    zero = tree.zeros_like(jax.eval_shape(shapes, carry)[1])
-    carry, total = lax.fori_loop(0, jnp.max(lanes.num_steps), advance, (carry, zero))
-    steps = jnp.maximum(lanes.num_steps, 1).astype(jnp.float32)
-    return carry, jax.tree.map(lambda a: a / steps, total)
+    passes = (total + pass_steps - 1) // pass_steps
+    return lax.fori_loop(0, passes, one_pass, progress)
 
 
-def _add(sums: _Sums, lanes: _Lanes, answers: _Answers) -> _Sums:
-    """Adds one chunk; padding adds nothing, a failed client no state and no metric."""
-    succeeded = lanes.is_real & answers.counts
-    past_the_end = jnp.iinfo(jnp.int32).max
-    target = jnp.where(succeeded, lanes.clients, past_the_end)
-
-    def total(values: PyTree, counted: jax.Array) -> PyTree:
-        kept = tree.where_rows(counted, values, tree.zeros_like(values))
-        return jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), kept)
-
-    return _Sums(
-        encoded=tree.add(sums.encoded, total(answers.encoded, lanes.is_real)),
-        metrics=tree.add(sums.metrics, total(answers.metrics, succeeded)),
-        num_failed=sums.num_failed
-        + jnp.sum(lanes.is_real & ~answers.counts, dtype=jnp.int32),
-        clients=jax.tree.map(
-            lambda all_, new: all_.at[target].set(new, mode="drop"),
-            sums.clients,
-            answers.client_state,
-        ),
-    )
+def training_key(key: jax.Array, round_index: jax.Array) -> jax.Array:
+    """Returns the key of a round's local training."""
+    return _key_for(key, keys.Purpose.TRAINING, round_index)
 
 
-def _zero_sums(this_round: _Round, cohort: Cohort, clients: PyTree) -> _Sums:
-    """Returns zeros in the shapes of one chunk's answers, found by tracing it."""
-    lanes = _Lanes(*(field[0] for field in cohort[:5]))
-    answers = jax.eval_shape(lambda: _answer(this_round, lanes, clients))
-
-    def zero(spec: Any) -> jax.Array:
-        return jnp.zeros(spec.shape[1:], spec.dtype)
-
-    return _Sums(
-        encoded=jax.tree.map(zero, answers.encoded),
-        metrics=jax.tree.map(zero, answers.metrics),
-        num_failed=jnp.zeros((), jnp.int32),
-        clients=clients,
-    )
+def _key_for(
+    key: jax.Array, purpose: keys.Purpose, round_index: jax.Array
+) -> jax.Array:
+    return keys.for_round(keys.for_purpose(key, purpose), round_index)

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import keys, sampling, tree
+from jaxfed import keys, tree
 from jaxfed.data import FederatedData
-from jaxfed.engine import _progress, _round
+from jaxfed.engine import _devices, _progress
+from jaxfed.engine._choice import choose_strategy
 from jaxfed.engine._history import History, RoundRecord, host_numbers
-from jaxfed.engine._planner import Planner
+from jaxfed.engine._run import Run, host_arrays
+from jaxfed.engine._strategy import Strategy
 from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Privacy
-from jaxfed.typing import FederatedAlgorithm, Params
+from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
 
 Evaluate = Callable[[Params], dict[str, float]]
 Callback = Callable[[History], bool | None]
@@ -37,10 +39,12 @@ def simulate(
     evaluate: Evaluate | Sequence[Evaluate] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    strategy: str | Strategy = "auto",
 ) -> History:
     """Runs an algorithm on simulated clients.
 
-    The same arguments give the same history, bit for bit, on the same machine.
+    The same arguments give the same history, bit for bit, on the same machine and with
+    the same strategy.
 
     Args:
         algorithm: what to run, for example `algorithms.fedavg(...)`.
@@ -53,6 +57,9 @@ def simulate(
         callbacks: functions of the history so far, called after each round; one that
             returns True ends the run.
         progress: whether to show a progress bar.
+        strategy: how rounds are executed: `"auto"`, `"loop"`, `"stepped"` or an
+            `engine.Strategy`. It changes speed, not what is learned: client updates
+            agree to float tolerance, and sums of given updates exactly.
 
     Returns:
         The history, whose `private` is False.
@@ -86,7 +93,7 @@ def simulate(
             f"{data.num_clients}; set population=data.num_clients."
         )
     params = _checked_params(params)
-    arrays = _device_arrays(data)
+    arrays = host_arrays(data)
     algorithm.local.validate(params, _example_rows(arrays))
     privacy.validate(
         params=params,
@@ -94,28 +101,31 @@ def simulate(
         local=algorithm.local,
         client_sizes=data.client_sizes,
     )
+    chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
     history = History(
         algorithm=repr(algorithm),
         privacy=privacy,
         params=params,
+        strategy=chosen.explain(),
     )
-    run = _Run(algorithm, data, arrays, params, root, rounds)
+    run = Run(algorithm, data, arrays, params, root, rounds, chosen)
     with _progress.bar(rounds, show=progress) as report:
         epsilons = privacy.epsilon_curve(rounds)
         for index in range(rounds):
             start = time.perf_counter()
-            private = run.one_round(index)
-            current = algorithm.broadcast(run.state.server).params
+            private = _private_facts(run.one_round(index), index)
+            state = _devices.on_first(run.state)
+            current = algorithm.broadcast(state.server).params
             is_last = index == rounds - 1
             record = RoundRecord(
                 round=index + 1,
                 epsilon=None if epsilons is None else float(epsilons[index]),
                 evaluation=_evaluated(evaluations, current, index + 1, is_last),
-                released=host_numbers(privacy.public(run.state.aggregator)),
+                released=host_numbers(privacy.public(state.aggregator)),
                 private=private,
                 seconds=time.perf_counter() - start,
             )
-            history._record(record, run.state.server, current)
+            history._record(record, state.server, current)
             report(record)
             wishes = [callback(history) for callback in callbacks]  # all of them run
             if any(wish is True for wish in wishes):
@@ -125,87 +135,35 @@ def simulate(
     return history
 
 
-class _Run:
-    """The moving parts of one simulation."""
-
-    def __init__(
-        self,
-        algorithm: FederatedAlgorithm,
-        data: FederatedData,
-        arrays: dict[str, jax.Array],
-        params: Params,
-        root: jax.Array,
-        rounds: int,
-    ):
-        privacy = algorithm.aggregator
-        self._sampling = privacy.sampling
-        horizon = max(rounds, getattr(privacy, "rounds", None) or 1)
-        self._contract = self._sampling.participation(horizon)
-        self._attendance = None
-        if self._contract.max_participations < horizon:  # something to keep
-            self._attendance = sampling.no_attendance(data.num_clients)
-        max_clients = self._sampling.max_clients
-        self._planner = Planner(
-            data,
-            algorithm.local.batching,
-            max_clients=max_clients,
-            lanes=_round.choose_lanes(params, max_clients),
+def _private_facts(report: RoundReport, index: int) -> dict[str, float]:
+    """Returns the private facts of a round, and refuses one that taught nothing."""
+    is_finite = _is_finite(_devices.on_first(report.released))
+    private, is_finite = jax.device_get((report.private, is_finite))
+    num_clients, num_failed = int(private.num_clients), int(private.num_failed)
+    if num_clients > 0 and num_failed == num_clients:
+        raise RuntimeError(
+            f"every client of round {index + 1} failed: all {num_clients} updates "
+            "hold NaN, infinity or values too large to clip; lower the local "
+            "learning rate, or look for extreme values in the data."
         )
-        self._arrays, self._root = arrays, root
-        self._step = _round.compiled_round(algorithm)
-        self.state = _round.init_state(algorithm, params, data.num_clients)
-
-    def one_round(self, index: int) -> dict[str, float]:
-        """Draws a cohort, runs it, and returns the private facts of the round."""
-        sampling_key, shuffling_key = _host_keys(self._root, np.int32(index))
-        clients = self._sampling.draw(index, key=sampling_key)
-        if self._attendance is not None:  # refused before anything is released
-            self._attendance = sampling.attend(
-                self._attendance,
-                clients,
-                round_index=index,
-                participation=self._contract,
-            )
-        cohort = self._planner.plan(clients, keys.host_words(shuffling_key, 1)[0])
-        self.state, report = self._step(
-            self.state, cohort, self._arrays, np.int32(index), key=self._root
+    if not bool(is_finite):
+        raise RuntimeError(
+            f"the mean update of round {index + 1} is not finite although single "
+            "updates are: their sum overflows; lower the local learning rate, or "
+            "look for extreme values in the data."
         )
-        private = report.private
-        num_clients, num_failed = int(private.num_clients), int(private.num_failed)
-        if num_clients > 0 and num_failed == num_clients:
-            raise RuntimeError(
-                f"every client of round {index + 1} failed: all {num_clients} updates "
-                "hold NaN, infinity or values too large to clip; lower the local "
-                "learning rate, or look for extreme values in the data."
-            )
-        if not bool(_is_finite(report.released)):
-            raise RuntimeError(
-                f"the mean update of round {index + 1} is not finite although single "
-                "updates are: their sum overflows; lower the local learning rate, or "
-                "look for extreme values in the data."
-            )
-        counts = {"num_clients": num_clients, "num_failed": num_failed}
-        return counts | host_numbers(private.metrics)
+    counts = {"num_clients": num_clients, "num_failed": num_failed}
+    return counts | {name: float(v) for name, v in private.metrics.items()}
 
 
 _is_finite = jax.jit(tree.is_finite)
 
 
-@jax.jit
-def _host_keys(root: jax.Array, index: jax.Array) -> list[jax.Array]:
-    """Returns the keys for what is drawn on the host: the run's cohorts, a shuffle."""
-    shuffling = keys.for_purpose(root, keys.Purpose.SHUFFLING)
-    return [
-        keys.for_purpose(root, keys.Purpose.SAMPLING),
-        keys.for_round(shuffling, index),
-    ]
-
-
-def _example_rows(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _example_rows(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Returns up to eight rows, spread over the data, for the checks at the door."""
     total = len(next(iter(arrays.values())))
     chosen = np.unique(np.linspace(0, total - 1, 8).astype(np.int64))
-    return {name: array[chosen] for name, array in arrays.items()}
+    return {name: jnp.asarray(array[chosen]) for name, array in arrays.items()}
 
 
 def _evaluations(evaluate: Any) -> list[Evaluate]:
@@ -260,27 +218,3 @@ def _checked_params(params: Params) -> Params:
 
     tree.map_with_names(check_leaf, params)
     return jax.tree.map(jnp.asarray, params)
-
-
-def _device_arrays(data: FederatedData) -> dict[str, jax.Array]:
-    """Puts the arrays on the device, in the widths that JAX has enabled."""
-    arrays = {}
-    for name, array in data.arrays.items():
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        if dtype.kind in "iu" and array.size:
-            limits = np.iinfo(dtype)
-            if array.min() < limits.min or array.max() > limits.max:
-                raise ValueError(
-                    f"array {name!r} holds integers outside {dtype}; renumber them or "
-                    "enable 64-bit JAX."
-                )
-        with np.errstate(over="ignore"):
-            narrow = np.asarray(array, dtype)
-        is_narrower = narrow.dtype != array.dtype and dtype.kind == "f"
-        if is_narrower and not np.isfinite(narrow).all():
-            raise ValueError(
-                f"array {name!r} holds values beyond {dtype}; scale them, or enable "
-                "64-bit JAX."
-            )
-        arrays[name] = jnp.asarray(narrow)
-    return arrays

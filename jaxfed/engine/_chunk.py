@@ -1,0 +1,214 @@
+"""What happens to one chunk of clients: begin, local steps, end, and into the sum.
+
+Every engine is made of these four functions: one runs them inside a loop of a compiled
+program, the other compiles each and calls it from Python.
+
+A chunk has `lanes` clients that are stepped side by side; a lane that is done, or
+padding, keeps its carry. A chunk of one lane is not mapped over, so that its arrays
+keep the shapes of a single client.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxfed import keys, tree
+from jaxfed.typing import (
+    Batch,
+    Cohort,
+    FederatedAlgorithm,
+    Metrics,
+    PyTree,
+    Shared,
+)
+
+
+class Common(NamedTuple):
+    """What every client of a round has in common."""
+
+    algorithm: FederatedAlgorithm
+    shared: Shared
+    aggregator_state: PyTree
+    arrays: dict[str, jax.Array]
+    """Leaves (num_examples, ...)."""
+    training_key: jax.Array
+    encoding_key: jax.Array
+
+
+class Lanes(NamedTuple):
+    """One chunk of the cohort; every field (lanes,)."""
+
+    clients: jax.Array
+    num_examples: jax.Array
+    first_step: jax.Array
+    num_steps: jax.Array
+
+    @property
+    def count(self) -> int:
+        """How many lanes there are."""
+        return self.clients.shape[0]
+
+
+class Progress(NamedTuple):
+    """How far a chunk has come; leaves (lanes, ...)."""
+
+    carry: PyTree
+    metrics: Metrics
+    """Sums over the steps so far."""
+
+
+class Sums(NamedTuple):
+    """What is kept of all chunks so far."""
+
+    encoded: PyTree
+    metrics: Metrics
+    num_clients: jax.Array
+    num_failed: jax.Array
+
+
+def lanes_of(cohort: Cohort, index: jax.Array) -> Lanes:
+    """Returns one chunk of a cohort."""
+    return Lanes(*(field[index] for field in cohort[:4]))
+
+
+def begin(common: Common, lanes: Lanes, rows: jax.Array, clients: PyTree) -> Progress:
+    """Starts a chunk of clients from what the server sent and what they kept."""
+    local = common.algorithm.local
+
+    def one(kept: PyTree) -> PyTree:
+        return local.init(common.shared, kept)
+
+    carry = _each(lanes.count, one, kept_by(lanes, clients))
+
+    def first(carry: PyTree) -> Metrics:
+        return _step(common, lanes, rows, carry, jnp.zeros((), jnp.int32))[1]
+
+    return Progress(carry, tree.zeros_like(jax.eval_shape(first, carry)))
+
+
+def advance(
+    common: Common, lanes: Lanes, rows: jax.Array, so_far: Progress, index: jax.Array
+) -> Progress:
+    """Takes one local step in every lane that still has one.
+
+    Args:
+        common: what the round has in common.
+        lanes: the chunk.
+        rows: (lines, width) int32, as in a cohort, cut to the width of the step.
+        so_far: as `begin` or the step before left it.
+        index: () int32, the number of the step, below the largest of `num_steps`.
+    """
+    carry, metrics = _step(common, lanes, rows, so_far.carry, index)
+    summed = jax.tree.map(jnp.add, so_far.metrics, metrics)
+    if lanes.count == 1:  # nobody waits for a longer neighbour
+        return Progress(carry, summed)
+    return tree.where_rows(index < lanes.num_steps, Progress(carry, summed), so_far)
+
+
+def end(
+    common: Common, lanes: Lanes, so_far: Progress, sums: Sums, clients: PyTree
+) -> tuple[Sums, PyTree]:
+    """Encodes what a chunk learned and adds it to the sums.
+
+    Padding adds nothing. A client whose update does not count adds a zero, and neither
+    metrics nor a new state.
+
+    Returns:
+        The sums, and what each lane's client keeps, (lanes, ...).
+    """
+    encoded, counts, new = _results(common, lanes, so_far.carry)
+    is_real = lanes.num_steps > 0
+    succeeded = _alike(is_real, counts) & counts
+    steps = jnp.maximum(lanes.num_steps, 1).astype(jnp.float32)
+    means = jax.tree.map(lambda a: a / _alike(steps, a), so_far.metrics)
+    sums = Sums(
+        encoded=tree.add(sums.encoded, _total(encoded, is_real)),
+        metrics=tree.add(sums.metrics, _total(means, succeeded)),
+        num_clients=sums.num_clients + jnp.sum(is_real, dtype=jnp.int32),
+        num_failed=sums.num_failed
+        + jnp.sum(_alike(is_real, counts) & ~counts, axis=0, dtype=jnp.int32),
+    )
+    return sums, tree.where_rows(succeeded, new, kept_by(lanes, clients))
+
+
+def zero_sums(common: Common, cohort: Cohort, clients: PyTree) -> Sums:
+    """Returns zeros in the shapes of the sums, found by tracing one chunk."""
+
+    def trace() -> tuple[PyTree, Metrics, jax.Array]:
+        lanes = lanes_of(cohort, jnp.zeros((), jnp.int32))
+        so_far = begin(common, lanes, cohort.rows, clients)
+        encoded, counts, _ = _results(common, lanes, so_far.carry)
+        return encoded, so_far.metrics, counts
+
+    def zero(spec: Any) -> jax.Array:
+        return jnp.zeros(spec.shape[1:], spec.dtype)
+
+    encoded, metrics, counts = jax.tree.map(zero, jax.eval_shape(trace))
+    return Sums(
+        encoded=encoded,
+        metrics=metrics,
+        num_clients=jnp.zeros((), jnp.int32),
+        num_failed=counts.astype(jnp.int32),
+    )
+
+
+def kept_by(lanes: Lanes, clients: PyTree) -> PyTree:
+    """Returns what the clients of a chunk have kept, (lanes, ...)."""
+    return jax.tree.map(lambda a: a.at[lanes.clients].get(mode="clip"), clients)
+
+
+def _step(
+    common: Common, lanes: Lanes, rows: jax.Array, carry: PyTree, index: jax.Array
+) -> tuple[PyTree, Metrics]:
+    line = lanes.first_step + jnp.minimum(index, jnp.maximum(lanes.num_steps - 1, 0))
+    chosen = rows.at[line].get(mode="clip")
+    is_real = chosen >= 0
+    row = jnp.where(is_real, chosen, ~chosen)
+    examples = {n: a.at[row].get(mode="clip") for n, a in common.arrays.items()}
+
+    def one(carry: PyTree, batch: Batch, client: jax.Array) -> Any:
+        key = keys.for_leaf(keys.for_client(common.training_key, client), index)
+        return common.algorithm.local.step(carry, batch, key=key)
+
+    batch = Batch(examples, is_real, lanes.num_examples)
+    return _each(lanes.count, one, carry, batch, lanes.clients)
+
+
+def _results(
+    common: Common, lanes: Lanes, carry: PyTree
+) -> tuple[PyTree, jax.Array, PyTree]:
+    """Returns each lane's encoded update, whether it counts, and what it keeps."""
+    aggregator, state = common.algorithm.aggregator, common.aggregator_state
+
+    def one(carry: PyTree, client: jax.Array) -> tuple[PyTree, jax.Array, PyTree]:
+        result = common.algorithm.local.finish(common.shared, carry)
+        key = keys.for_client(common.encoding_key, client)
+        if hasattr(aggregator, "encode_counted"):  # it says itself what it drops
+            encoded, counts = aggregator.encode_counted(state, result, key=key)
+        else:
+            encoded = aggregator.encode(state, result, key=key)
+            counts = tree.is_finite(result.update)
+        return encoded, counts, result.client_state
+
+    return _each(lanes.count, one, carry, lanes.clients)
+
+
+def _each(lanes: int, function: Callable[..., Any], *arguments: PyTree) -> Any:
+    """Applies a function to every lane; to the only one without mapping over it."""
+    if lanes > 1:
+        return jax.vmap(function, axis_size=lanes)(*arguments)
+    alone = jax.tree.map(lambda a: a[0], arguments)
+    return jax.tree.map(lambda a: a[None], function(*alone))
+
+
+def _total(values: PyTree, counted: jax.Array) -> PyTree:
+    """Sums the entries that count over axis 0, in the dtype of each leaf."""
+    kept = tree.where_rows(counted, values, tree.zeros_like(values))
+    return jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), kept)
+
+
+def _alike(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Gives (lanes,) values the rank of (lanes, ...) ones."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

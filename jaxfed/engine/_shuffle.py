@@ -1,0 +1,164 @@
+"""Which rows form which batch: shuffled passes, or Poisson samples, of each client."""
+
+import numpy as np
+
+from jaxfed.data import FederatedData
+from jaxfed.typing import Batching
+
+_LEAST_RANDOM_BITS = 24  # of a sort key; with fewer, ties would favour early examples
+
+
+class Work:
+    """What each client of the population has to do.
+
+    Attributes:
+        sizes: (num_clients,) how many examples each has.
+        offsets: (num_clients,) its first row.
+        passes: (num_clients,) how many batches a pass over its examples has.
+        steps: (num_clients,) how many batches it takes in a round.
+        remainders: (num_clients,) how many rows the last batch of a pass has.
+        width: how many rows the widest batch has.
+    """
+
+    def __init__(self, data: FederatedData, batching: Batching):
+        self._batching = batching
+        self.sizes = data.client_sizes
+        self.offsets = data.offsets[:-1]
+        self.width = min(batching.batch_size, int(self.sizes.max()))
+        self.passes = -(-self.sizes // batching.batch_size)
+        if batching.epochs is not None:
+            self.steps = self.passes * batching.epochs
+        else:
+            self.steps = np.full(len(self.sizes), batching.steps)
+        self.remainders = self.sizes - (self.passes - 1) * batching.batch_size
+        if batching.rate is not None:  # every batch may be full
+            self.remainders = np.full(len(self.sizes), self.width)
+
+    def rows(
+        self,
+        lines: int,
+        clients: np.ndarray,
+        first: np.ndarray,
+        base: np.ndarray,
+        word: np.uint64,
+    ) -> np.ndarray:
+        """Returns (lines, width) int32 of row numbers, padding slots inverted.
+
+        Args:
+            lines: how many.
+            clients: (count,) client numbers.
+            first: (count,) the first line of each.
+            base: (count,) the number of each client's first row.
+            word: 64 random bits of this round.
+        """
+        out = np.full((lines, self.width), -1, np.int32)
+        if len(clients) > 0:
+            fill = self._shuffle if self._batching.rate is None else self._sample
+            fill(out.reshape(-1), clients, first, base, word)
+        # a padding slot names a real row of its own batch, inverted
+        padding = np.flatnonzero(out.reshape(-1) < 0)
+        own = np.maximum(out[padding // self.width, 0], 0)
+        out.reshape(-1)[padding] = ~own
+        return out
+
+    def _sample(
+        self,
+        out: np.ndarray,
+        clients: np.ndarray,
+        first: np.ndarray,
+        base: np.ndarray,
+        word: np.uint64,
+    ) -> None:
+        """Fills lines with truncated Poisson samples of each client's examples."""
+        steps = self.steps[clients]
+        owner = np.repeat(np.arange(len(clients)), steps)  # one line each, in order
+        step = _within(steps)
+        lengths = self.sizes[clients][owner]
+        line = np.repeat(np.arange(len(owner)), lengths)
+        position = _within(lengths)
+        words = _mix(word, clients[owner], step)
+        random = _finalised(words[line] + position.astype(np.uint64) * _GOLDEN)
+        # a probability as a 53-bit threshold: exact for 1, within 2**-53 otherwise
+        assert self._batching.rate is not None  # Poisson batches
+        threshold = self._batching.rate * 2.0**53
+        joins = (random >> np.uint64(11)).astype(np.float64) < threshold
+        line, position, random = line[joins], position[joins], random[joins]
+        order = np.lexsort((random, line))  # the smallest words: a uniform choice
+        line, position = line[order], position[order]
+        slot = _within(np.bincount(line, minlength=len(owner)))
+        kept = slot < self.width
+        line, position, slot = line[kept], position[kept], slot[kept]
+        place = (first[owner] + step)[line]
+        out[place * self.width + slot] = base[owner[line]] + position
+
+    def _shuffle(
+        self,
+        out: np.ndarray,
+        clients: np.ndarray,
+        first: np.ndarray,
+        base: np.ndarray,
+        word: np.uint64,
+    ) -> None:
+        """Fills lines with passes over each client's shuffled examples."""
+        size, steps, passes = self._batching.batch_size, self.steps, self.passes
+        count = -(-steps[clients] // passes[clients])
+        # one group for each pass of each client, one element for each of its examples
+        owner = np.repeat(np.arange(len(clients)), count)
+        number = _within(count)
+        lengths = self.sizes[clients][owner]
+        group = np.repeat(np.arange(len(owner)), lengths)
+        position = _within(lengths)
+        example = _shuffled(_mix(word, clients[owner], number), group, position)
+        start = first[owner] + number * passes[clients][owner]
+        limit = (first + steps[clients])[owner]  # the last pass may stop half-way
+        line = position // size
+        place = start[group] + line
+        value = base[owner][group] + example
+        slot = place * self.width + (position - line * size)
+        if self._batching.epochs is None:
+            kept = place < limit[group]
+            slot, value = slot[kept], value[kept]
+        out[slot] = value
+
+
+def _shuffled(
+    words: np.ndarray, group: np.ndarray, position: np.ndarray
+) -> np.ndarray:
+    """Returns the positions of each group in random order.
+
+    Sorts one integer an element: its group, then random bits, then its position.
+    """
+    bits_of_group = max(1, int(len(words) - 1).bit_length())
+    bits_of_position = max(1, int(position.max()).bit_length())
+    random = _finalised(words[group] + position.astype(np.uint64) * _GOLDEN)
+    if 64 - bits_of_group - bits_of_position < _LEAST_RANDOM_BITS:
+        return position[np.lexsort((random, group))]
+    mask = np.uint64((1 << bits_of_position) - 1)
+    keys = (random >> np.uint64(bits_of_group)) & ~mask
+    keys |= position.astype(np.uint64)
+    keys |= group.astype(np.uint64) << np.uint64(64 - bits_of_group)
+    keys.sort()
+    return (keys & mask).astype(np.int64)
+
+
+def _within(lengths: np.ndarray) -> np.ndarray:
+    """Returns 0, 1, ..., length - 1 for each length, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(word: np.uint64, *indices: np.ndarray) -> np.ndarray:
+    """Hashes a word and indices to 64 bits (SplitMix64, Steele et al. 2014)."""
+    state = np.full(len(indices[0]), word, np.uint64)
+    for index in indices:
+        state = _finalised(state + index.astype(np.uint64) + _GOLDEN)
+    return state
+
+
+def _finalised(state: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64; a bijection of 64-bit words."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
