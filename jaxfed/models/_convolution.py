@@ -67,7 +67,9 @@ def conv_general_dilated(
         dilation = (1,) * (lhs.ndim - 2) if rhs_dilation is None else rhs_dilation
         strides = tuple(window_strides)
         pads = _pads(lhs, rhs, strides, padding, tuple(dilation))
-        size = (n + low + high for n, (low, high) in zip(lhs.shape[1:-1], pads))
+        size = [
+            n + low + high for n, (low, high) in zip(lhs.shape[1:-1], pads, strict=True)
+        ]
         geometry = _bilinear.Geometry(
             tuple(size), rhs.shape[:-2], strides, tuple(dilation), precision
         )
@@ -123,7 +125,9 @@ def _pads(
     dilation: tuple[int, ...],
 ) -> list[tuple[int, int]]:
     if isinstance(padding, str):
-        window = [(k - 1) * d + 1 for k, d in zip(rhs.shape, dilation)]
+        window = [
+            (k - 1) * d + 1 for k, d in zip(rhs.shape[:-2], dilation, strict=True)
+        ]
         return lax.padtype_to_pads(lhs.shape[1:-1], window, strides, padding)
     return [(int(low), int(high)) for low, high in padding]
 

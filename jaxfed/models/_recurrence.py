@@ -19,7 +19,7 @@ from jax import lax
 
 
 class LstmParams(NamedTuple):
-    """Parameters of an LSTM; the gates of the last axis are input, forget, cell, output.
+    """Parameters of an LSTM; gates on the last axis: input, forget, cell, output.
 
     Those of flax's `OptimizedLSTMCell` are `ii, if, ig, io` and `hi, hf, hg, ho`,
     concatenated along the last axis.
@@ -31,7 +31,7 @@ class LstmParams(NamedTuple):
 
 
 class GruParams(NamedTuple):
-    """Parameters of a GRU; the gates of the last axis are reset, update, new.
+    """Parameters of a GRU; gates on the last axis: reset, update, new.
 
     Those of flax's `GRUCell` are `ir, iz, in` and `hr, hz, hn`, concatenated along the
     last axis.
@@ -125,12 +125,8 @@ def _lstm_forward(
 
     def step(carry, product):
         i, f, g, o = jnp.split(product + carry[1] @ kernel, 4, -1)
-        i, f, g, o = (
-            jax.nn.sigmoid(i),
-            jax.nn.sigmoid(f),
-            jnp.tanh(g),
-            jax.nn.sigmoid(o),
-        )
+        i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o)
+        g = jnp.tanh(g)
         new_cell = f * carry[0] + i * g
         new_state = o * jnp.tanh(new_cell)
         gates = jnp.concatenate([i, f, g, o], -1)

@@ -100,7 +100,7 @@ class CharacterRNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns logits `(n, time, vocabulary)` of the characters after `(n, time)`."""
+        """Returns logits `(n, time, vocabulary)` of what follows `(n, time)`."""
         x = nn.Embed(self.vocabulary, self.embedding)(x)
         for _ in range(self.layers):
             x = self.recurrent(self.features)(x)

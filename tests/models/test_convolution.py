@@ -19,6 +19,7 @@ LAYOUTS = {
     2: ("NHWC", "HWIO", "NHWC"),
     3: ("NDHWC", "DHWIO", "NDHWC"),
 }
+EDGES = st.integers(-1, 3)
 STOCK = jax.lax.conv_general_dilated
 OURS = jf.models.conv_general_dilated
 
@@ -61,9 +62,7 @@ def test_equals_the_stock_operation_in_every_setting(axes, window, options):
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     padding=st.one_of(
         st.sampled_from(["SAME", "VALID", "SAME_LOWER"]),
-        st.lists(
-            st.tuples(st.integers(-1, 3), st.integers(-1, 3)), min_size=2, max_size=2
-        ),
+        st.lists(st.tuples(EDGES, EDGES), min_size=2, max_size=2),
     ),
     images=st.integers(0, 3),
     channels=st.integers(1, 2),
@@ -73,7 +72,11 @@ def test_equals_the_stock_operation_for_any_geometry(
 ):
     x = problems.normal((images, *size, channels))
     kernel = problems.normal((*window, channels, 2), seed=1)
-    options = dict(window_strides=strides, padding=padding, rhs_dilation=dilation)
+    options = {
+        "window_strides": strides,
+        "padding": padding,
+        "rhs_dilation": dilation,
+    }
 
     def outcome(convolution):
         loss = problems.scalar(layer(convolution, 2, **options))

@@ -45,8 +45,9 @@ def test_equals_flax_in_every_setting():
 def test_equals_flax_for_any_window_and_ties(
     size, window, strides, padding, batch, levels
 ):
-    if not isinstance(padding, str) and len(batch) > 1:
+    if not isinstance(padding, str):
         batch = batch[:1]  # flax pads no more than one axis of batch
+        window = tuple(max(n, 2) for n in window)  # none lies in the padding alone
     x = jnp.round(problems.normal((*batch, *size, 2)) * levels) / levels
     x = jnp.maximum(x, 0)  # rectified: whole windows of zeros
     strides = window if strides == "window" else strides
