@@ -3,7 +3,7 @@
 What you should see on one core: the stock convolutional network takes tens of times
 longer for each step inside a loop than when the host starts every step, and ours the
 same in both, no more than the stock network outside. Pooling and dropout are several
-times cheaper than the stock ones, and the recurrent networks about twice as fast.
+times cheaper than the stock ones, and so are the recurrent networks.
 
 A step is what `jaxfed.clients.sgd` does for one client: the gradient of a loss taken
 row by row under `vmap`, and plain gradient descent, under a `vmap` over one client.

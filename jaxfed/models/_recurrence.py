@@ -11,11 +11,14 @@ The derivative is written as a linear recurrence in the tangents; JAX transposes
 the backward pass.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxfed.typing import PyTree
 
 
 class LstmParams(NamedTuple):
@@ -107,6 +110,22 @@ def _times_transpose_of(kernel_t: jax.Array, x: jax.Array) -> jax.Array:
     return lax.dot_general(x, kernel_t, (((x.ndim - 1,), (1,)), ((), ())))
 
 
+def _linear_scan(
+    step: Callable[..., Any], carry: PyTree, pushed: jax.Array, factors: PyTree
+) -> PyTree:
+    """Scans a step that is linear in `carry` and `pushed`; returns what it puts out.
+
+    As the derivative of itself, at zero: JAX up to 0.9 transposes a scan only if it
+    found itself which of its operands are tangents.
+    """
+
+    def run(carry: PyTree, pushed: jax.Array) -> PyTree:
+        return lax.scan(step, carry, (pushed, factors))[1]
+
+    zeros = jax.tree.map(jnp.zeros_like, (carry, pushed))
+    return jax.jvp(run, zeros, (carry, pushed))[1]
+
+
 # --- LSTM ---------------------------------------------------------------------------
 
 
@@ -123,7 +142,7 @@ def _lstm_forward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns also the gates, `(time, *batch, 4 * features)`."""
 
-    def step(carry, product):
+    def step(carry: Any, product: jax.Array) -> Any:
         i, f, g, o = jnp.split(product + carry[1] @ kernel, 4, -1)
         i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o)
         g = jnp.tanh(g)
@@ -136,7 +155,9 @@ def _lstm_forward(
 
 
 @_lstm.defjvp
-def _lstm_jvp(primals, tangents):
+def _lstm_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     products, kernel, cell, state = primals
     d_products, d_kernel, d_cell, d_state = tangents
     cells, states, gates = _lstm_forward(products, kernel, cell, state)
@@ -155,16 +176,15 @@ def _lstm_jvp(primals, tangents):
     pushed = d_products + _previous(state, states) @ d_kernel
     kernel_t = _transposed(kernel)
 
-    def step(carry, now):
-        slope, forget, cell_slope, push = now
+    def step(carry: Any, now: Any) -> Any:
+        push, (slope, forget, cell_slope) = now
         d_gates = slope * (push + _times_transpose_of(kernel_t, carry[1]))
         d_i, d_f, d_g, d_o = jnp.split(d_gates, 4, -1)
         new_cell = forget * carry[0] + d_i + d_f + d_g
         new_state = d_o + cell_slope * new_cell
         return (new_cell, new_state), (new_cell, new_state)
 
-    series = (slopes, f, through, pushed)
-    _, moved = lax.scan(step, (d_cell, d_state), series)
+    moved = _linear_scan(step, (d_cell, d_state), pushed, (slopes, f, through))
     return (cells, states), moved
 
 
@@ -184,7 +204,7 @@ def _gru_forward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns also the gates and the recurrent product of the new gate."""
 
-    def step(carry, product):
+    def step(carry: Any, product: jax.Array) -> Any:
         recurrent = carry @ kernel
         r, z, n = jnp.split(product, 3, -1)
         from_r, from_z, from_n = jnp.split(recurrent, 3, -1)
@@ -198,7 +218,9 @@ def _gru_forward(
 
 
 @_gru.defjvp
-def _gru_jvp(primals, tangents):
+def _gru_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     products, kernel, bias, state = primals
     d_products, d_kernel, d_bias, d_state = tangents
     states, gates, from_n = _gru_forward(products, kernel, bias, state)
@@ -217,12 +239,12 @@ def _gru_jvp(primals, tangents):
     )
     kernel_t = _transposed(kernel)
 
-    def step(carry, now):
-        (of_r, of_z, of_n), share, keep, push = now
+    def step(carry: Any, now: Any) -> Any:
+        push, (of_r, of_z, of_n, share, keep) = now
         d_sum = push + share * _times_transpose_of(kernel_t, carry)
         d_r, d_z, d_n = jnp.split(d_sum, 3, -1)
         new_state = keep * carry + of_z * d_z + of_n * (d_n + of_r * d_r)
         return new_state, new_state
 
-    series = (slopes, recurrent_share, z, pushed)
-    return states, lax.scan(step, d_state, series)[1]
+    factors = (*slopes, recurrent_share, z)
+    return states, _linear_scan(step, d_state, pushed, factors)

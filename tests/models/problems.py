@@ -67,8 +67,7 @@ def settings(layer, params, rows, *, without=()):
         "each row's": (jax.vmap(both, (None, 0)), params, rows[:, None]),
         "clients": (jax.vmap(jax.grad(by_row)), clients, halves),
         "shared rows": (jax.vmap(both, (0, None)), clients, rows),
-        "training": (jax.vmap(training), clients, halves),
-        "one client": (jax.vmap(training), one, halves[:1]),
+        "training": (jax.vmap(training), one, halves[:1]),
         "forward mode": (directional, params, rows),
     }
     return {

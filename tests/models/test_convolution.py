@@ -1,5 +1,6 @@
 """The convolution against the stock one, and what the compiler makes of it."""
 
+import functools
 import re
 import warnings
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxfed as jf
+from jaxfed.models import _bilinear
 from tests.models import problems
 
 LAYOUTS = {
@@ -206,6 +208,34 @@ def test_a_compiled_training_loop_holds_no_weight_gradient_convolution():
     assert len(every) == 2  # the first pass
     stock, _ = weight_gradient_convolutions(STOCK)
     assert "f01b_i01o->01bf" in stock
+
+
+def test_on_other_devices_the_maps_are_the_stock_ones():
+    inputs, outputs = problems.normal((2, 6, 5, 7, 3)), problems.normal((2, 6, 2, 2, 4))
+    kernels = problems.normal((2, 2, 3, 3, 4), seed=1)
+    geometry = _bilinear.Geometry((5, 7), (2, 3), (2, 2), (1, 2), None)
+    for name, operands in {
+        "input_gradient": (outputs, kernels),
+        "weight_gradient": (inputs, outputs),
+    }.items():
+        stock, blocked = (
+            functools.partial(getattr(_bilinear, f"_{kind}_{name}"), geometry=geometry)
+            for kind in ("stock", "blocked")
+        )
+        problems.assert_close(jax.jit(blocked)(*operands), jax.jit(stock)(*operands))
+
+    def gradient(inputs, kernel):
+        loss = problems.scalar(layer(OURS, 2, window_strides=(1, 1), padding="SAME"))
+        return jax.grad(loss, (0, 1))(kernel, inputs)
+
+    traced = jax.jit(gradient).trace(inputs[0], kernels[0])
+    convolutions = {
+        platform: traced.lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.convolution")
+        for platform in ("cpu", "cuda")
+    }
+    assert convolutions == {"cpu": 1, "cuda": 3}
 
 
 def test_inside_shard_map():

@@ -23,7 +23,10 @@ def test_equals_flax_in_every_setting():
     scale = jnp.float32(1.5)
     ours, stock = (
         problems.settings(
-            pooled(pool, (2, 3), strides=(2, 3)), scale, rows, without=["shared rows"]
+            pooled(pool, (2, 3), strides=(2, 3)),
+            scale,
+            rows,
+            without=["shared rows", "training"],
         )
         for pool in (jf.models.max_pool, nn.max_pool)
     )
@@ -31,7 +34,7 @@ def test_equals_flax_in_every_setting():
         problems.assert_close(ours[name], stock[name])
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     size=st.tuples(st.integers(3, 7), st.integers(3, 7)),
     window=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -106,7 +106,13 @@ def trained(module, x, y, *, rounds=1, learning_rate=0.1, **options):
     return history
 
 
-@pytest.mark.parametrize("name", ["cnn", "lstm", "transformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lstm",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("cnn", "transformer")),
+    ],
+)
 def test_trains_in_a_simulation(name):
     images, labels = problems.normal((12, 8, 8, 1)), np.arange(12) % 3
     text = np.random.default_rng(0).integers(0, 7, (12, 6)).astype(np.int32)
