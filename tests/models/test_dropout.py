@@ -36,7 +36,7 @@ def rate_errors(kept, rate):
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5])
 def test_masks_look_independent(rate):
-    """A million units: false alarm 1e-6 for each rate, and what is 1 % off is seen."""
+    """A million units: false alarm 1e-6 for each rate; the next test is the power."""
     kept = masks(rate)
     assert abs(rate_errors(kept, rate)) < LIMIT
     for lag in (1, 2, 3, 4, 32, 64, 128, 1024):
@@ -50,6 +50,7 @@ def test_masks_look_independent(rate):
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5])
 def test_the_test_of_masks_sees_small_defects(rate):
+    """A rate 3 % off, and 1 % of units that copy their neighbour."""
     kept = masks(rate)
     assert abs(rate_errors(masks(rate * 1.03), rate)) > LIMIT
     copied = np.random.default_rng(0).random(kept[:, 1:].shape) < 0.01
