@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxfed import evaluation as evaluation
     from jaxfed import keys as keys
     from jaxfed import metrics as metrics
+    from jaxfed import models as models
     from jaxfed import noise as noise
     from jaxfed import privacy as privacy
     from jaxfed import queries as queries
@@ -40,6 +41,7 @@ _SUBMODULES = (
     "evaluation",
     "keys",
     "metrics",
+    "models",
     "noise",
     "privacy",
     "queries",
