@@ -15,7 +15,10 @@ from jaxfed.engine._shuffle import Work
 from jaxfed.engine._strategy import EXECUTORS, Strategy
 from jaxfed.typing import Batching, FederatedAlgorithm, Params
 
-_SMALL, _LARGE = 12_000, 60_000  # scalars: several models share a cache, or one fills it
+_SMALL, _LARGE = (
+    12_000,
+    60_000,
+)  # scalars: several models share a cache, or one fills it
 _SMALL_LANES = 8
 _ACCELERATOR_LANES = [32, 8, 128]  # the usual one first
 _CLEARLY = 1.2  # a probe overrules the rule only by this factor: timings are noisy
@@ -101,9 +104,7 @@ def _executor(
     return _fastest(step, candidates)
 
 
-def _fastest(
-    step: Step, candidates: list[tuple[str, int]]
-) -> tuple[str, int, str]:
+def _fastest(step: Step, candidates: list[tuple[str, int]]) -> tuple[str, int, str]:
     """Returns the candidate that a probe finds clearly faster than the first one."""
 
     def measure() -> dict[str, float]:

@@ -54,7 +54,9 @@ class Run:
             self._attendance = sampling.no_attendance(data.num_clients)
         mesh = _devices.mesh_of(strategy.devices)
         size = sum(array.nbytes for array in arrays.values())
-        assert strategy.resident_bytes and strategy.lanes and strategy.executor
+        assert strategy.resident_bytes is not None
+        assert strategy.lanes is not None
+        assert strategy.executor is not None
         if size > strategy.resident_bytes:
             self._feeder = _feed.Streamed(mesh, data, arrays)
         else:
