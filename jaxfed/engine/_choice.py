@@ -143,14 +143,16 @@ def _widths(work: Work, batching: Batching, given: Strategy) -> tuple[int, ...]:
 
 
 def _resident_bytes() -> int:
-    """Returns how much data a device may hold, from the memory that is free."""
+    return max(1, int(_RESIDENT_SHARE * available_bytes()))
+
+
+def available_bytes() -> int:
+    """Returns how much memory is free on a device."""
     device = jax.local_devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
-        free = statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    else:
-        free = _host_memory()
-    return max(1, int(_RESIDENT_SHARE * free))
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return _host_memory()
 
 
 def _host_memory() -> int:
