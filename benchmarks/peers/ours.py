@@ -5,16 +5,14 @@ it compiles is run on a given cohort. Each round clips, sums integers and adds d
 Gaussian noise, and plans its cohort; the plan is part of the time.
 """
 
-import itertools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxfed as jf
-from jaxfed.engine._planner import Planner
-from jaxfed.engine._round import choose_lanes, compiled_round, init_state
+from jaxfed.engine import _devices
+from jaxfed.engine._block import unpack
+from jaxfed.engine._run import Run, host_arrays
 from peers import ours_models
 
 
@@ -31,32 +29,40 @@ def make_round(workload, options):
     )
     data = _federated(options["data"])
     algorithm = _algorithm(workload, model, exact=options["exact"])
-    planner = Planner(
-        data,
-        algorithm.local.batching,
-        max_clients=workload.cohort,
-        lanes=choose_lanes(params, workload.cohort),
-    )
-    arrays = jax.device_put(data.arrays)
-    step = compiled_round(algorithm)
-    state = init_state(algorithm, params, data.num_clients)
-    key, rounds = jf.keys.simulated(0), itertools.count()
+    strategy = jf.engine.choose_strategy(algorithm, data, params=params)
+    run = _Given(algorithm, data, params, strategy, exact=options["exact"])
 
-    def run(number):
-        nonlocal state
-        clients = options["cohort"](number)
-        if options["exact"]:
-            plan = _in_order(planner, options["data"], clients)
-        else:
-            plan = planner.plan(clients, np.uint64(number))
-        state, report = step(state, plan, arrays, np.int32(next(rounds)), key=key)
+    def one_round(number):
+        run.clients = options["cohort"](number)
+        report = run.one_round(number)
         if int(report.private.num_failed):
             raise RuntimeError(f"{report.private.num_failed} clients failed")
-        jax.block_until_ready(state)
-        examples = int(np.sum(np.asarray(plan.rows) >= 0))
-        return examples, algorithm.broadcast(state.server).params
+        state = _devices.on_first(jax.block_until_ready(run.state))
+        return run.examples, algorithm.broadcast(state.server).params
 
-    return run
+    return one_round
+
+
+class _Given(Run):
+    """A run whose cohorts are given, one at a time."""
+
+    def __init__(self, algorithm, data, params, strategy, *, exact):
+        arrays, key = host_arrays(data), jf.keys.simulated(0)
+        super().__init__(algorithm, data, arrays, params, key, 1, strategy)
+        self._data, self._exact, self.clients, self.examples = data, exact, None, 0
+
+    def _planned(self, index):
+        blocks = list(self._planner.plan(self.clients, np.uint64(index)))
+        if self._exact:
+            for block in blocks:
+                for packed in block.packed:
+                    _put_in_order(self._data, unpack(block.layout, packed))
+        self.examples = sum(
+            int(cohort.num_examples[cohort.is_real].sum())
+            for block in blocks
+            for cohort in (unpack(block.layout, packed) for packed in block.packed)
+        )
+        return self._feeder.feed(blocks)
 
 
 def _federated(data):
@@ -91,16 +97,15 @@ def _algorithm(workload, model, *, exact):
     return jf.algorithms.fedavg(local, privacy)
 
 
-def _in_order(planner, data, clients):
-    """Returns a plan whose batches keep the order of the data."""
-    plan = planner.plan(clients, np.uint64(0))
-    rows = np.array(plan.rows)
-    first, steps = np.asarray(plan.first_step), np.asarray(plan.num_steps)
-    numbers = np.asarray(plan.clients)
-    for client, line, count in zip(
-        numbers.ravel(), first.ravel(), steps.ravel(), strict=True
-    ):
+def _put_in_order(data, cohort):
+    """Rewrites a plan in place: batches keep the order of the data."""
+    places = zip(
+        cohort.clients.ravel(),
+        cohort.first_step.ravel(),
+        cohort.num_steps.ravel(),
+        strict=True,
+    )
+    for client, line, count in places:
         if count:
-            own = rows[line : line + count]
-            own[own >= 0] = data.offsets[client] + np.arange(data.sizes[client])
-    return plan._replace(rows=jnp.asarray(rows))
+            own = cohort.rows[line : line + count]
+            own[own >= 0] = np.arange(data.offsets[client], data.offsets[client + 1])

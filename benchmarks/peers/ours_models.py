@@ -3,14 +3,13 @@
 `make_model` is the one place where the tuned layers of `jaxfed.models` are plugged in.
 """
 
-import importlib.util
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from speed import workloads
 
+from jaxfed import models
 from peers import jax_models
 
 
@@ -28,20 +27,22 @@ def make_model(workload, params, *, layers, exact):
         return lambda own, x, key: jax_models.outputs(workload, own, x), arrays
     dropout = workload.model == "cnn" and not exact
     module = _module(workload, layers, dropout=dropout)
+    is_tuned_cnn = workload.model == "cnn" and layers == "tuned"
+    switch = {"deterministic": not dropout} if is_tuned_cnn else {}
 
     def model(own, x, key):
-        return module.apply({"params": own}, x, rngs={"dropout": key})
+        return module.apply({"params": own}, x, rngs={"dropout": key}, **switch)
 
-    return model, to_flax(workload, params)
+    return model, to_flax(workload, params, layers=layers)
 
 
 def _module(workload, layers, *, dropout):
     """Returns the flax module."""
     if layers == "stock":
         return StockCnn(dropout) if workload.model == "cnn" else StockLstm()
-    if importlib.util.find_spec("jaxfed.models") is None:
-        raise RuntimeError("jaxfed.models, the tuned layers, is not in this version")
-    raise NotImplementedError("plug jaxfed.models.EmnistCNN and CharacterLSTM in here")
+    if workload.model == "cnn":
+        return models.CNN(62)
+    return models.CharacterRNN(workloads.VOCABULARY)
 
 
 class StockCnn(nn.Module):
@@ -75,9 +76,34 @@ class StockLstm(nn.Module):
         return nn.Dense(size, name="dense0")(x)
 
 
-def to_flax(workload, params):
-    """Returns the parameters of all as those of the stock modules."""
+_TUNED = {
+    "embedding/kernel": ("Embed_0", "embedding"),
+    **{
+        f"{part}{i}/{leaf}": (f"LSTM_{i}", name)
+        for i in range(2)
+        for part, leaf, name in (
+            ("input", "kernel", "input_kernel"),
+            ("hidden", "kernel", "recurrent_kernel"),
+            ("input", "bias", "bias"),
+        )
+    },
+    **{
+        f"{kind}{i}/{leaf}": (f"{kind.title()}_{i}", leaf)
+        for kind in ("conv", "dense")
+        for i in range(2)
+        for leaf in ("kernel", "bias")
+    },
+}
+
+
+def to_flax(workload, params, *, layers):
+    """Returns the parameters of all as those of the modules."""
     found = {}
+    if layers == "tuned":
+        for name, value in params.items():
+            owner, leaf = _TUNED[name]
+            found.setdefault(owner, {})[leaf] = jnp.asarray(value)
+        return found
     for name, value in params.items():
         owner, leaf = name.split("/")
         if owner == "embedding":
@@ -92,10 +118,16 @@ def to_flax(workload, params):
     return jax.tree.map(jnp.asarray, found)
 
 
-def from_flax(workload, params):
+def from_flax(workload, params, *, layers):
     """Returns what `to_flax` was given."""
     if workload.model == "mlp":
         return params
+    if layers == "tuned":
+        return {
+            name: params[owner][leaf]
+            for name, (owner, leaf) in _TUNED.items()
+            if leaf in params.get(owner, {})
+        }
     found = {}
     for owner, leaves in params.items():
         if owner == "embedding":

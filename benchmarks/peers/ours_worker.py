@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 
+import jaxfed
 from peers import ours, ours_models
 from peers.worker import Worker
 
 
 def main():
     """Serves rounds."""
+    jaxfed.use_cores()
     worker = Worker(layers="tuned")
     workload = worker.workload
     options = {
@@ -23,7 +25,9 @@ def main():
     def total(number):
         """Takes the sum off the parameters of the first round."""
         examples, params = run(number)
-        after = ours_models.from_flax(workload, jax.device_get(params))
+        after = ours_models.from_flax(
+            workload, jax.device_get(params), layers=worker.options.layers
+        )
         change = {
             name: workload.cohort * (np.asarray(after[name]) - before)
             for name, before in worker.params.items()
