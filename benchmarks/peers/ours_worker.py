@@ -23,7 +23,9 @@ def main():
     def total(number):
         """Takes the sum off the parameters of the first round."""
         examples, params = run(number)
-        after = ours_models.from_flax(workload, jax.device_get(params))
+        after = ours_models.from_flax(
+            jax.device_get(params), layers=worker.options.layers
+        )
         change = {
             name: workload.cohort * (np.asarray(after[name]) - before)
             for name, before in worker.params.items()
