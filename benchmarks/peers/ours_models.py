@@ -1,6 +1,6 @@
 """The models for jaxfed: plain functions, stock flax layers, and jaxfed's own.
 
-`make_model` is the one place where the tuned layers of `jaxfed.models` are plugged in.
+`_tuned` is the one place where the layers of `jaxfed.models` are plugged in.
 """
 
 import flax.linen as nn
@@ -48,18 +48,18 @@ def _module(workload, layers, *, dropout):
 class StockCnn(nn.Module):
     """The network of EMNIST with flax's own layers."""
 
-    dropout: bool
+    classes: int
 
     @nn.compact
-    def __call__(self, x):
-        """Returns (batch, 62)."""
-        x = nn.relu(nn.Conv(32, (3, 3), padding="VALID", name="conv0")(x))
-        x = nn.relu(nn.Conv(64, (3, 3), padding="VALID", name="conv1")(x))
+    def __call__(self, x, deterministic=True):
+        """Returns (batch, classes)."""
+        for features in (32, 64):
+            x = nn.relu(nn.Conv(features, (3, 3), padding="VALID")(x))
         x = nn.max_pool(x, (2, 2), strides=(2, 2)).reshape(len(x), -1)
-        x = nn.Dropout(0.25, deterministic=not self.dropout)(x)
-        x = nn.relu(nn.Dense(128, name="dense0")(x))
-        x = nn.Dropout(0.5, deterministic=not self.dropout)(x)
-        return nn.Dense(62, name="dense1")(x)
+        x = nn.Dropout(0.25)(x, deterministic=deterministic)
+        x = nn.relu(nn.Dense(128)(x))
+        x = nn.Dropout(0.5)(x, deterministic=deterministic)
+        return nn.Dense(self.classes)(x)
 
 
 class StockLstm(nn.Module):
@@ -68,12 +68,11 @@ class StockLstm(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Returns (batch, length, characters)."""
-        size = workloads.VOCABULARY
-        x = nn.Embed(size, workloads.EMBEDDING, name="embedding")(x)
+        x = nn.Embed(workloads.VOCABULARY, workloads.EMBEDDING)(x)
         for layer in "01":
-            cell = nn.OptimizedLSTMCell(workloads.HIDDEN, name=f"lstm{layer}")
+            cell = nn.OptimizedLSTMCell(workloads.HIDDEN, name=f"LSTM_{layer}")
             x = nn.RNN(cell)(x)
-        return nn.Dense(size, name="dense0")(x)
+        return nn.Dense(workloads.VOCABULARY)(x)
 
 
 _TUNED = {
@@ -107,14 +106,18 @@ def to_flax(workload, params, *, layers):
     for name, value in params.items():
         owner, leaf = name.split("/")
         if owner == "embedding":
-            found["embedding"] = {"embedding": value}
-        elif owner[:-1] in ("conv", "dense"):
-            found.setdefault(owner, {})[leaf] = value
-        else:  # flax keeps a kernel for each gate, and the bias with the hidden ones
-            cell = found.setdefault(f"lstm{owner[-1]}", {})
+            found["Embed_0"] = {"embedding": value}
+            continue
+        kind, index = owner[:-1], owner[-1]
+        leaves = found.setdefault(f"{_MODULES[kind]}_{index}", {})
+        if kind in ("conv", "dense"):
+            leaves[leaf] = value
+        elif layers == "tuned":
+            leaves[_TUNED_LEAVES[kind, leaf]] = value
+        else:  # a kernel for each gate, and the bias beside the hidden one
+            place = "h" if leaf == "bias" or kind == "hidden" else "i"
             for gate, part in zip("ifgo", np.split(value, 4, axis=-1), strict=True):
-                place = "h" if leaf == "bias" or owner.startswith("hidden") else "i"
-                cell.setdefault(f"{place}{gate}", {})[leaf] = part
+                leaves.setdefault(f"{place}{gate}", {})[leaf] = part
     return jax.tree.map(jnp.asarray, found)
 
 
@@ -129,16 +132,20 @@ def from_flax(workload, params, *, layers):
             if leaf in params.get(owner, {})
         }
     found = {}
-    for owner, leaves in params.items():
-        if owner == "embedding":
+    for module, leaves in params.items():
+        kind, index = module.split("_")
+        if kind == "Embed":
             found["embedding/kernel"] = leaves["embedding"]
-        elif owner.startswith("lstm"):
-            layer = owner[-1]
-            for place, part in (("i", "input"), ("h", "hidden")):
-                gates = [leaves[f"{place}{gate}"]["kernel"] for gate in "ifgo"]
-                found[f"{part}{layer}/kernel"] = np.concatenate(gates, axis=-1)
-            gates = [leaves[f"h{gate}"]["bias"] for gate in "ifgo"]
-            found[f"input{layer}/bias"] = np.concatenate(gates)
+        elif kind != "LSTM":
+            for leaf, value in leaves.items():
+                found[f"{kind.lower()}{index}/{leaf}"] = value
+        elif layers == "tuned":
+            for (part, leaf), own in _TUNED_LEAVES.items():
+                found[f"{part}{index}/{leaf}"] = leaves[own]
         else:
-            found |= {f"{owner}/{leaf}": value for leaf, value in leaves.items()}
+            for part in ("input", "hidden"):
+                gates = [leaves[f"{part[0]}{gate}"]["kernel"] for gate in "ifgo"]
+                found[f"{part}{index}/kernel"] = np.concatenate(gates, axis=-1)
+            gates = [leaves[f"h{gate}"]["bias"] for gate in "ifgo"]
+            found[f"input{index}/bias"] = np.concatenate(gates)
     return found

@@ -9,7 +9,6 @@ import numpy as np
 
 from speed import workloads
 from speed.frameworks import Framework
-from speed.processes import BENCHMARKS
 
 
 def count_problem(
@@ -44,7 +43,7 @@ def write_reference(workload: workloads.Workload, folder: pathlib.Path) -> pathl
     """Returns a file with the slow reference's sums of round 0."""
     file = folder / f"reference-{workload.name}.npz"
     command = [sys.executable, "-m", "speed.reference", workload.name, "0", str(file)]
-    subprocess.run(command, cwd=BENCHMARKS, check=True)
+    subprocess.run(command, cwd=pathlib.Path(__file__).parent.parent, check=True)
     return file
 
 

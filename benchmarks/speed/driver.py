@@ -13,8 +13,6 @@ ROUND_LIMIT = 900.0
 """Seconds that one round, or the start of a worker, may take."""
 _SAMPLE_SECONDS = 0.25
 _REPEATS_IN_A_SAMPLE = 10
-QUIET = 0.08
-"""A sample is quiet if others kept less than this share of the cores busy."""
 
 
 def command(

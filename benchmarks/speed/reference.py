@@ -1,5 +1,7 @@
-"""The slow twin: plain JAX in 64-bit floats, one batch after the other.
+"""The slow twin: plain JAX, one batch after the other, gradients in 64 bits.
 
+Parameters are kept in 32 bits between steps, as all frameworks keep them: an update is
+small beside them, and their rounding would hide the rest.
 Nothing is shared with what it checks except the workloads. Run in a process of its
 own (`python -m speed.reference WORKLOAD ROUND FILE`), because 64-bit JAX is a setting
 of the whole process.
@@ -72,16 +74,19 @@ def batches(size, batch_size, *, filled):
 def updates(workload, data, clients, *, filled):
     """Yields each client's update, name -> array."""
     params = workloads.initial_params(workload)
-    params = {name: jnp.asarray(a, jnp.float64) for name, a in params.items()}
+    params = {name: jnp.asarray(a) for name, a in params.items()}
 
     @jax.jit
-    def step(own, x, y):
+    def step(narrow, x, y):
+        own = {name: a.astype(jnp.float64) for name, a in narrow.items()}
+
         def loss(own):
             logs = jax.nn.log_softmax(outputs(workload, own, x))
             return -jnp.take_along_axis(logs, y[..., None], -1).mean()
 
         gradients = jax.grad(loss)(own)
-        return jax.tree.map(lambda p, g: p - workload.learning_rate * g, own, gradients)
+        rate = workload.learning_rate
+        return {n: (own[n] - rate * gradients[n]).astype(jnp.float32) for n in own}
 
     for client in clients:
         x, y = data.of(client)
@@ -89,7 +94,10 @@ def updates(workload, data, clients, *, filled):
         own = params
         for rows in batches(len(x), workload.batch_size, filled=filled):
             own = step(own, x[rows], y[rows])
-        yield {name: np.asarray(own[name] - params[name]) for name in params}
+        yield {
+            name: np.asarray(own[name], np.float64) - np.asarray(params[name])
+            for name in params
+        }
 
 
 def totals(workload, number, *, filled):

@@ -83,8 +83,8 @@ _MLP = Workload(
     spread=0.35,
     smallest=20,
     largest=60,
-    learning_rate=0.02,
-    clip=0.08,
+    learning_rate=0.1,
+    clip=0.4,
 )
 _SMALL = dataclasses.replace(
     _MLP,
@@ -95,7 +95,7 @@ _SMALL = dataclasses.replace(
     batch_size=10,
     population=10_000,
     cohort=1000,
-    clip=0.055,
+    clip=0.28,
 )
 _LOGISTIC = dataclasses.replace(
     _MLP,
@@ -103,7 +103,7 @@ _LOGISTIC = dataclasses.replace(
     layers=(784, 62),
     population=1500,
     cohort=1000,
-    clip=0.06,
+    clip=0.3,
 )
 _LSTM = Workload(
     name="lstm-10",
@@ -118,8 +118,8 @@ _LSTM = Workload(
     spread=0.8,
     smallest=4,
     largest=300,
-    learning_rate=0.1,
-    clip=0.03,
+    learning_rate=0.5,
+    clip=0.15,
 )
 WORKLOADS = {
     one.name: one
