@@ -10,6 +10,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import tree
 from jaxfed.data import FederatedData
+from jaxfed.engine import _hosts
 from jaxfed.engine._probe import Step, remembered
 from jaxfed.engine._shuffle import Work
 from jaxfed.engine._strategy import EXECUTORS, Strategy
@@ -52,14 +53,19 @@ def choose_strategy(
     work = Work(data, batching)
     executor, lanes, reason = _executor(algorithm, params, data, work, given)
     is_auto = given.executor is None or given.lanes is None
+    local = _hosts.decided_by_first(  # timings and free memory differ between hosts
+        {
+            "executor": executor,
+            "lanes": lanes,
+            "resident_bytes": given.resident_bytes or _resident_bytes(),
+            "reason": reason if is_auto else given.reason,
+        }
+    )
     return dataclasses.replace(
         given,
-        executor=executor,
-        lanes=lanes,
         batch_widths=_widths(work, batching, given),
         devices=given.devices or jax.device_count(),
-        resident_bytes=given.resident_bytes or _resident_bytes(),
-        reason=reason if is_auto else given.reason,
+        **local,
     )
 
 

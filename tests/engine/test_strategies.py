@@ -173,8 +173,8 @@ def test_devices_change_nothing(expected, tmp_path):
         assert_same(values, expected[True])
 
 
-def test_sums_of_given_updates_have_the_same_bits():
-    """Updates that no strategy can round differently give the same noised bits."""
+def given_updates(options):
+    """Returns the parameters after rounds of updates that nobody rounds differently."""
     from tests.hazards.problems import says
 
     data = jf.data.FederatedData.from_arrays(
@@ -187,24 +187,30 @@ def test_sums_of_given_updates_have_the_same_bits():
         noise=jf.noise.Gaussian(multiplier=1.0),
     )
     params = {"w": jnp.zeros(4), "b": jnp.zeros(())}
-    results = [
-        jf.simulate(
-            jf.algorithms.fedavg(says(params), privacy),
-            data,
-            params=params,
-            rounds=2,
-            seed=1,
-            progress=False,
-            strategy=jf.Strategy(**options),
-        ).params
+    history = jf.simulate(
+        jf.algorithms.fedavg(says(params), privacy),
+        data,
+        params=params,
+        rounds=2,
+        seed=1,
+        progress=False,
+        strategy=jf.Strategy(**options),
+    )
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(history.params)]
+
+
+def test_sums_of_given_updates_have_the_same_bits():
+    """Updates that no strategy can round differently give the same noised bits."""
+    first, *others = [
+        given_updates(options)
         for options in (
             {"executor": "loop", "lanes": 1},
             {"executor": "loop", "lanes": 7, "block_clients": 14},
             {"executor": "stepped", "lanes": 3},
         )
     ]
-    for other in results[1:]:
-        for a, b in zip(*map(jax.tree.leaves, (results[0], other)), strict=True):
+    for other in others:
+        for a, b in zip(first, other, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
