@@ -65,7 +65,9 @@ found = jf.sweep(
     settings={"learning_rate": [0.01, 0.1], "server_rate": [0.03, 0.3]},
     clip_norms=[0.05, 0.2],
     noise_multipliers=[0.0, private.noise.multiplier],
-    evaluate=jf.evaluation.central(predict, returning, auc=jf.metrics.auc, every=ROUNDS),
+    evaluate=jf.evaluation.central(
+        predict, returning, auc=jf.metrics.auc, every=ROUNDS
+    ),
 )
 print(found)
 
@@ -82,4 +84,4 @@ assert found.curves["loss"].shape == (16, 3, ROUNDS)
 assert best.mean > 0.785
 assert best_private.mean > 0.775
 assert best_private.values["clip_norm"] == 0.05
-assert best_private.epsilon <= 1.001
+assert best_private.epsilon is not None and best_private.epsilon <= 1.001

@@ -3,13 +3,14 @@
 `_tuned` is the one place where the layers of `jaxfed.models` are plugged in.
 """
 
+import importlib.util
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from speed import workloads
 
-from jaxfed import models
 from peers import jax_models
 
 
@@ -25,24 +26,30 @@ def make_model(workload, params, *, layers, exact):
     if workload.model == "mlp":
         arrays = jax.tree.map(jnp.asarray, params)
         return lambda own, x, key: jax_models.outputs(workload, own, x), arrays
-    dropout = workload.model == "cnn" and not exact
-    module = _module(workload, layers, dropout=dropout)
-    is_tuned_cnn = workload.model == "cnn" and layers == "tuned"
-    switch = {"deterministic": not dropout} if is_tuned_cnn else {}
+    module = _stock(workload) if layers == "stock" else _tuned(workload)
+    # dropout is off where nothing is said
+    words = {"deterministic": False} if workload.model == "cnn" and not exact else {}
 
     def model(own, x, key):
-        return module.apply({"params": own}, x, rngs={"dropout": key}, **switch)
+        return module.apply({"params": own}, x, rngs={"dropout": key}, **words)
 
-    return model, to_flax(workload, params, layers=layers)
+    return model, to_flax(params, layers=layers)
 
 
-def _module(workload, layers, *, dropout):
-    """Returns the flax module."""
-    if layers == "stock":
-        return StockCnn(dropout) if workload.model == "cnn" else StockLstm()
+def _tuned(workload):
+    """Returns the module of jaxfed's own layers."""
+    if importlib.util.find_spec("jaxfed.models") is None:
+        raise RuntimeError("this version of jaxfed has no jaxfed.models")
+    from jaxfed import models
+
     if workload.model == "cnn":
-        return models.CNN(62)
-    return models.CharacterRNN(workloads.VOCABULARY)
+        return models.CNN(classes=workload.classes)
+    return models.CharacterRNN()
+
+
+def _stock(workload):
+    """Returns the module of flax's own layers."""
+    return StockCnn(workload.classes) if workload.model == "cnn" else StockLstm()
 
 
 class StockCnn(nn.Module):
@@ -75,34 +82,22 @@ class StockLstm(nn.Module):
         return nn.Dense(workloads.VOCABULARY)(x)
 
 
-_TUNED = {
-    "embedding/kernel": ("Embed_0", "embedding"),
-    **{
-        f"{part}{i}/{leaf}": (f"LSTM_{i}", name)
-        for i in range(2)
-        for part, leaf, name in (
-            ("input", "kernel", "input_kernel"),
-            ("hidden", "kernel", "recurrent_kernel"),
-            ("input", "bias", "bias"),
-        )
-    },
-    **{
-        f"{kind}{i}/{leaf}": (f"{kind.title()}_{i}", leaf)
-        for kind in ("conv", "dense")
-        for i in range(2)
-        for leaf in ("kernel", "bias")
-    },
+_MODULES = {"conv": "Conv", "dense": "Dense", "input": "LSTM", "hidden": "LSTM"}
+_TUNED_LEAVES = {
+    ("input", "kernel"): "input_kernel",
+    ("hidden", "kernel"): "recurrent_kernel",
+    ("input", "bias"): "bias",
 }
 
 
-def to_flax(workload, params, *, layers):
-    """Returns the parameters of all as those of the modules."""
+def to_flax(params, *, layers):
+    """Returns the parameters of all frameworks as those of a flax module.
+
+    Args:
+        params: name -> array, as in `workloads.initial_params`.
+        layers: whose: `tuned` or `stock`.
+    """
     found = {}
-    if layers == "tuned":
-        for name, value in params.items():
-            owner, leaf = _TUNED[name]
-            found.setdefault(owner, {})[leaf] = jnp.asarray(value)
-        return found
     for name, value in params.items():
         owner, leaf = name.split("/")
         if owner == "embedding":
@@ -121,16 +116,10 @@ def to_flax(workload, params, *, layers):
     return jax.tree.map(jnp.asarray, found)
 
 
-def from_flax(workload, params, *, layers):
-    """Returns what `to_flax` was given."""
-    if workload.model == "mlp":
+def from_flax(params, *, layers):
+    """Returns what `to_flax` was given; plain parameters as they are."""
+    if not any(name.startswith(("Conv_", "LSTM_")) for name in params):
         return params
-    if layers == "tuned":
-        return {
-            name: params[owner][leaf]
-            for name, (owner, leaf) in _TUNED.items()
-            if leaf in params.get(owner, {})
-        }
     found = {}
     for module, leaves in params.items():
         kind, index = module.split("_")

@@ -9,7 +9,7 @@ from peers.worker import Worker
 
 
 def main():
-    """Serves rounds."""
+    """Serves rounds, on every core."""
     jaxfed.use_cores()
     worker = Worker(layers="tuned")
     workload = worker.workload
@@ -26,7 +26,7 @@ def main():
         """Takes the sum off the parameters of the first round."""
         examples, params = run(number)
         after = ours_models.from_flax(
-            workload, jax.device_get(params), layers=worker.options.layers
+            jax.device_get(params), layers=worker.options.layers
         )
         change = {
             name: workload.cohort * (np.asarray(after[name]) - before)
