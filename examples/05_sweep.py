@@ -84,4 +84,5 @@ assert found.curves["loss"].shape == (16, 3, ROUNDS)
 assert best.mean > 0.785
 assert best_private.mean > 0.775
 assert best_private.values["clip_norm"] == 0.05
-assert best_private.epsilon is not None and best_private.epsilon <= 1.001
+assert best_private.epsilon is not None
+assert best_private.epsilon <= 1.001
