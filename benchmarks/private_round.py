@@ -28,8 +28,10 @@ import numpy as np
 import optax
 
 import jaxfed as jf
+from jaxfed.engine import _devices, _feed
+from jaxfed.engine._loop import Loop
 from jaxfed.engine._planner import Planner
-from jaxfed.engine._round import choose_lanes, compiled_round, init_state
+from jaxfed.engine._round import init_state
 
 NORM, MULTIPLIER = 0.5, 1.0
 CLASSES = 62
@@ -239,10 +241,22 @@ def programs(name):
     )
     local = jf.clients.sgd(loss_fn, optax.sgd(0.01), batch_size=batch_size, epochs=1)
     sampling = jf.sampling.Full(population=len(sizes))
-    lanes = choose_lanes(params, len(sizes))
-    planner = Planner(data, local.batching, max_clients=len(sizes), lanes=lanes)
-    on_device = jax.device_put(arrays)
-    cohort = planner.plan(np.arange(len(sizes)), np.uint64(7))
+    chosen = jf.engine.choose_strategy(
+        jf.algorithms.fedavg(local, jf.privacy.none(sampling=sampling)),
+        data,
+        params=params,
+        strategy=jf.Strategy(executor="loop", devices=1),
+    )
+    planner = Planner(
+        data,
+        local.batching,
+        max_clients=len(sizes),
+        lanes=chosen.lanes,
+        widths=chosen.batch_widths,
+    )
+    mesh = _devices.mesh_of(1)
+    plan = list(planner.plan(np.arange(len(sizes)), np.uint64(7)))
+    blocks = list(_feed.Resident(mesh, arrays).feed(plan))
     private = jf.privacy.central(
         sampling=sampling,
         clipping=jf.clipping.Fixed(norm=NORM),
@@ -253,14 +267,12 @@ def programs(name):
 
     def runner(aggregator, key):
         algorithm = jf.algorithms.fedavg(local, aggregator)
-        step, state = (
-            compiled_round(algorithm),
-            init_state(algorithm, params, len(sizes)),
-        )
+        loop = Loop(algorithm, mesh, chosen.batch_widths, is_streamed=False)
+        state = init_state(algorithm, params, len(sizes))
 
         def run(index):
             nonlocal state
-            state, _ = step(state, cohort, on_device, np.int32(index), key=key)
+            state, _ = loop.run(state, blocks, np.int32(index), key)
             jax.block_until_ready(state)
 
         return run
@@ -270,7 +282,8 @@ def programs(name):
         "clients": len(sizes),
         "examples": int(sizes.sum()),
         "parameters": jf.tree.size(params),
-        "clients side by side": lanes,
+        "clients side by side": chosen.lanes,
+        "batch widths": chosen.batch_widths,
     }
     return facts, {
         "float clip, no noise": runner(FloatClip(sampling=sampling), simulated),

@@ -9,7 +9,7 @@ author = "The jaxfed authors"
 version = release = jaxfed.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "speed_table.md"]
 html_theme = "furo"
 html_title = f"jaxfed {release}"
 html_copy_source = False

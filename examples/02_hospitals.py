@@ -85,10 +85,12 @@ def gradient(weights, x, y):
 
 def batches(data, client, word, batching):
     """A client's batches of one round, from the planner that the engine uses."""
+    from jaxfed.engine._block import unpack
     from jaxfed.engine._planner import Planner
 
-    planner = Planner(data, batching, max_clients=data.num_clients, lanes=1)
-    plan = planner.plan(np.arange(data.num_clients), word)
+    planner = Planner(data, batching, max_clients=data.num_clients)
+    (block,) = planner.plan(np.arange(data.num_clients), word)
+    plan = unpack(block.layout, block.packed[0])
     place = int(np.flatnonzero(np.asarray(plan.clients)[:, 0] == client)[0])
     first = int(plan.first_step[place, 0])
     for line in np.asarray(plan.rows)[first : first + int(plan.num_steps[place, 0])]:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from jaxfed import typing as typing
     from jaxfed.engine import History as History
     from jaxfed.engine import Strategy as Strategy
+    from jaxfed.engine import Sweep as Sweep
     from jaxfed.engine import simulate as simulate
+    from jaxfed.engine import sweep as sweep
     from jaxfed.engine import use_cores as use_cores
 
 _SUBMODULES = (
@@ -49,7 +51,7 @@ _SUBMODULES = (
     "tree",
     "typing",
 )
-_FROM_ENGINE = ("History", "Strategy", "simulate", "use_cores")
+_FROM_ENGINE = ("History", "Strategy", "Sweep", "simulate", "sweep", "use_cores")
 
 
 def __getattr__(name: str) -> Any:

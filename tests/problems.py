@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 import jaxfed as jf
+from jaxfed.engine._block import unpack
 
 FEATURES = 4
 
@@ -42,6 +43,12 @@ def logistic_params(seed=1):
     rng = np.random.default_rng(seed)
     w = rng.normal(size=FEATURES).astype(np.float32)
     return {"w": jnp.asarray(w), "b": jnp.asarray(np.float32(0.1))}
+
+
+def cohort_of(planner, clients, word):
+    """Returns the plan of one device, where one block holds the cohort."""
+    (block,) = planner.plan(np.array(clients, int), np.uint64(word))
+    return jax.tree.map(jnp.asarray, unpack(block.layout, block.packed[0]))
 
 
 def flat(params):

@@ -6,3 +6,6 @@ from jaxfed.engine._history import History as History
 from jaxfed.engine._history import RoundRecord as RoundRecord
 from jaxfed.engine._simulate import simulate as simulate
 from jaxfed.engine._strategy import Strategy as Strategy
+from jaxfed.engine._sweep import sweep as sweep
+from jaxfed.engine._sweep_table import Setting as Setting
+from jaxfed.engine._sweep_table import Sweep as Sweep

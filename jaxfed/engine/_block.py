@@ -4,7 +4,7 @@ One array, because every array that goes to a device costs a call of its own.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,8 @@ class Layout(NamedTuple):
         """Returns the shape of every field of the cohort."""
         pairs, one_each = (self.chunks, self.lanes), (self.chunks,)
         lines = (self.lines, self.width)
-        return Cohort(pairs, pairs, pairs, pairs, one_each, one_each, lines, ())
+        shapes: list[Any] = [pairs] * 4 + [one_each] * 2 + [lines, ()]
+        return Cohort(*shapes)
 
     @property
     def size(self) -> int:
@@ -57,7 +58,8 @@ def pack(layout: Layout, fields: Cohort, num_devices: int) -> np.ndarray:
 
 def unpack(layout: Layout, packed: jax.Array | np.ndarray) -> Cohort:
     """Splits the array of one device, (layout.size,), into its fields."""
-    fields, start = [], 0
+    fields: list[Any] = []
+    start = 0
     for shape in layout.shapes():
         stop = start + math.prod(shape)
         fields.append(packed[start:stop].reshape(shape))

@@ -10,12 +10,16 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import tree
 from jaxfed.data import FederatedData
+from jaxfed.engine import _hosts
 from jaxfed.engine._probe import Step, remembered
 from jaxfed.engine._shuffle import Work
 from jaxfed.engine._strategy import EXECUTORS, Strategy
 from jaxfed.typing import Batching, FederatedAlgorithm, Params
 
-_SMALL, _LARGE = 12_000, 60_000  # scalars: several models share a cache, or one fills it
+_SMALL, _LARGE = (
+    12_000,
+    60_000,
+)  # scalars: several models share a cache, or one fills it
 _SMALL_LANES = 8
 _ACCELERATOR_LANES = [32, 8, 128]  # the usual one first
 _CLEARLY = 1.2  # a probe overrules the rule only by this factor: timings are noisy
@@ -49,14 +53,19 @@ def choose_strategy(
     work = Work(data, batching)
     executor, lanes, reason = _executor(algorithm, params, data, work, given)
     is_auto = given.executor is None or given.lanes is None
+    local = _hosts.decided_by_first(  # timings and free memory differ between hosts
+        {
+            "executor": executor,
+            "lanes": lanes,
+            "resident_bytes": given.resident_bytes or _resident_bytes(),
+            "reason": reason if is_auto else given.reason,
+        }
+    )
     return dataclasses.replace(
         given,
-        executor=executor,
-        lanes=lanes,
         batch_widths=_widths(work, batching, given),
         devices=given.devices or jax.device_count(),
-        resident_bytes=given.resident_bytes or _resident_bytes(),
-        reason=reason if is_auto else given.reason,
+        **local,
     )
 
 
@@ -101,9 +110,7 @@ def _executor(
     return _fastest(step, candidates)
 
 
-def _fastest(
-    step: Step, candidates: list[tuple[str, int]]
-) -> tuple[str, int, str]:
+def _fastest(step: Step, candidates: list[tuple[str, int]]) -> tuple[str, int, str]:
     """Returns the candidate that a probe finds clearly faster than the first one."""
 
     def measure() -> dict[str, float]:
@@ -142,14 +149,16 @@ def _widths(work: Work, batching: Batching, given: Strategy) -> tuple[int, ...]:
 
 
 def _resident_bytes() -> int:
-    """Returns how much data a device may hold, from the memory that is free."""
+    return max(1, int(_RESIDENT_SHARE * available_bytes()))
+
+
+def available_bytes() -> int:
+    """Returns how much memory is free on a device."""
     device = jax.local_devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
-        free = statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    else:
-        free = _host_memory()
-    return max(1, int(_RESIDENT_SHARE * free))
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return _host_memory()
 
 
 def _host_memory() -> int:

@@ -46,7 +46,7 @@ class Lanes(NamedTuple):
     num_steps: jax.Array
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many lanes there are."""
         return self.clients.shape[0]
 
@@ -80,7 +80,7 @@ def begin(common: Common, lanes: Lanes, rows: jax.Array, clients: PyTree) -> Pro
     def one(kept: PyTree) -> PyTree:
         return local.init(common.shared, kept)
 
-    carry = _each(lanes.count, one, kept_by(lanes, clients))
+    carry = _each(lanes.number, one, kept_by(lanes, clients))
 
     def first(carry: PyTree) -> Metrics:
         return _step(common, lanes, rows, carry, jnp.zeros((), jnp.int32))[1]
@@ -102,7 +102,7 @@ def advance(
     """
     carry, metrics = _step(common, lanes, rows, so_far.carry, index)
     summed = jax.tree.map(jnp.add, so_far.metrics, metrics)
-    if lanes.count == 1:  # nobody waits for a longer neighbour
+    if lanes.number == 1:  # nobody waits for a longer neighbour
         return Progress(carry, summed)
     return tree.where_rows(index < lanes.num_steps, Progress(carry, summed), so_far)
 
@@ -173,7 +173,7 @@ def _step(
         return common.algorithm.local.step(carry, batch, key=key)
 
     batch = Batch(examples, is_real, lanes.num_examples)
-    return _each(lanes.count, one, carry, batch, lanes.clients)
+    return _each(lanes.number, one, carry, batch, lanes.clients)
 
 
 def _results(
@@ -192,7 +192,7 @@ def _results(
             counts = tree.is_finite(result.update)
         return encoded, counts, result.client_state
 
-    return _each(lanes.count, one, carry, lanes.clients)
+    return _each(lanes.number, one, carry, lanes.clients)
 
 
 def _each(lanes: int, function: Callable[..., Any], *arguments: PyTree) -> Any:

@@ -1,7 +1,7 @@
 """Devices: one per core on CPU, a mesh of them, and how arrays get there.
 
 The same code runs on one device, on several, and on several hosts that have called
-`jax.distributed.initialize`: every host plans the whole round and lays out its own part.
+`jax.distributed.initialize`: every host plans the whole round, and feeds its part.
 """
 
 import functools

@@ -86,8 +86,7 @@ def _compiled(
         state: RoundState, packed: Any, arrays: Any, index: Any, key: Any, layout: Any
     ) -> tuple[RoundState, RoundReport]:
         sums, clients = first(state, packed, arrays, index, key, layout)
-        total = _close.totalled(mesh, sums)
-        return _round.close(algorithm, state, clients, total, index, key=key)
+        return _close.closed(algorithm, mesh, state, clients, sums, index, key=key)
 
     return {
         "first": jax.jit(first, static_argnums=5),

@@ -10,8 +10,9 @@ neither the order of the cohort nor padding changes what it trains on.
 """
 
 import heapq
+import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Planner:
         queues = self._dealt(self._by_rank[np.sort(self._rank[clients])])
         bounds = np.flatnonzero(np.diff(queues.block)) + 1
         starts = [0, *bounds.tolist(), len(clients)]
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in itertools.pairwise(starts):
             yield self._block(_Queues(*(a[start:stop] for a in queues)), shuffle_word)
 
     def waste(self, clients: np.ndarray) -> dict[str, float]:
@@ -150,17 +151,17 @@ class Planner:
         rows = work.rows(self._devices * layout.lines, clients, line, base, word)
         num_steps = placed(steps, 0)
         pass_steps, tail = self._passes(num_steps, placed(clients, 0))
-        fields = Cohort(
-            clients=placed(clients, len(work.sizes)),
-            num_examples=placed(work.sizes[clients], 1),
-            first_step=placed(first, 0),
-            num_steps=num_steps,
-            pass_steps=pass_steps,
-            tail=tail,
-            rows=rows,
-            num_chunks=np.count_nonzero(num_steps[:, :, 0], axis=1),
-        )
-        packed = pack(layout, fields, self._devices)
+        fields: dict[str, Any] = {
+            "clients": placed(clients, len(work.sizes)),
+            "num_examples": placed(work.sizes[clients], 1),
+            "first_step": placed(first, 0),
+            "num_steps": num_steps,
+            "pass_steps": pass_steps,
+            "tail": tail,
+            "rows": rows,
+            "num_chunks": np.count_nonzero(num_steps[:, :, 0], axis=1),
+        }
+        packed = pack(layout, Cohort(**fields), self._devices)
         return Block(layout, packed, len(clients), owners)
 
     def _rows_of(self, queues: "_Queues") -> tuple[list[np.ndarray], np.ndarray]:

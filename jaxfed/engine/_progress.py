@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Generator
 from typing import Protocol
 
+import jax
+
 from jaxfed.engine._history import RoundRecord
 
 
@@ -17,8 +19,11 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def bar(rounds: int, *, show: bool) -> Generator[Report]:
-    """Shows a progress bar while the context lasts; silent if not `show`."""
-    if not show:
+    """Shows a progress bar while the context lasts; silent if not `show`.
+
+    Of several hosts, the first one shows it.
+    """
+    if not show or jax.process_index() > 0:
         yield lambda record: None
         return
     from rich.progress import (

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxfed import keys, sampling
 from jaxfed.data import FederatedData
-from jaxfed.engine import _devices, _feed, _round
+from jaxfed.engine import _devices, _feed, _hosts, _round
 from jaxfed.engine._feed import Fed
 from jaxfed.engine._loop import Loop
 from jaxfed.engine._planner import Planner
@@ -46,6 +46,15 @@ class Run:
         strategy: Strategy,
     ):
         privacy = algorithm.aggregator
+        _hosts.check_devices(strategy.devices or jax.device_count())
+        _hosts.check_alike(
+            root=jax.random.key_data(root),
+            rounds=rounds,
+            strategy=strategy,
+            params=params,
+            clients=data.offsets,
+            arrays={n: (a.dtype, a.shape) for n, a in arrays.items()},
+        )
         self._sampling, self._rounds = privacy.sampling, rounds
         horizon = max(rounds, getattr(privacy, "rounds", None) or 1)
         self._contract = self._sampling.participation(horizon)
@@ -54,7 +63,9 @@ class Run:
             self._attendance = sampling.no_attendance(data.num_clients)
         mesh = _devices.mesh_of(strategy.devices)
         size = sum(array.nbytes for array in arrays.values())
-        assert strategy.resident_bytes and strategy.lanes and strategy.executor
+        assert strategy.resident_bytes is not None
+        assert strategy.lanes is not None
+        assert strategy.executor is not None
         if size > strategy.resident_bytes:
             self._feeder = _feed.Streamed(mesh, data, arrays)
         else:

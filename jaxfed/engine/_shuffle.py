@@ -121,9 +121,7 @@ class Work:
         out[slot] = value
 
 
-def _shuffled(
-    words: np.ndarray, group: np.ndarray, position: np.ndarray
-) -> np.ndarray:
+def _shuffled(words: np.ndarray, group: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Returns the positions of each group in random order.
 
     Sorts one integer an element: its group, then random bits, then its position.

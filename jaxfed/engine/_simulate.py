@@ -78,7 +78,7 @@ def simulate(
     )
     check.positive_integer("pass for example rounds=100", rounds=rounds)
     root = keys.simulated(seed)
-    evaluations = _evaluations(evaluate)
+    evaluations = evaluations_of(evaluate)
     check.instance((list, tuple), "pass [callback]", callbacks=callbacks)
     for callback in callbacks:
         check.function("write (history) -> bool", callback=callback)
@@ -87,20 +87,9 @@ def simulate(
         "pass privacy.central(...), or privacy.none(...) to run without",
         privacy=algorithm.aggregator,
     )
-    if privacy.sampling.population != data.num_clients:
-        raise ValueError(
-            f"the sampler counts {privacy.sampling.population} clients but data has "
-            f"{data.num_clients}; set population=data.num_clients."
-        )
-    params = _checked_params(params)
+    params = checked_params(params)
     arrays = host_arrays(data)
-    algorithm.local.validate(params, _example_rows(arrays))
-    privacy.validate(
-        params=params,
-        rounds=rounds,
-        local=algorithm.local,
-        client_sizes=data.client_sizes,
-    )
+    validate_run(algorithm, data, arrays, params, rounds)
     chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
     history = History(
         algorithm=repr(algorithm),
@@ -120,7 +109,7 @@ def simulate(
             record = RoundRecord(
                 round=index + 1,
                 epsilon=None if epsilons is None else float(epsilons[index]),
-                evaluation=_evaluated(evaluations, current, index + 1, is_last),
+                evaluation=evaluated(evaluations, current, index + 1, is_last),
                 released=host_numbers(privacy.public(state.aggregator)),
                 private=private,
                 seconds=time.perf_counter() - start,
@@ -130,10 +119,37 @@ def simulate(
             report(record)
             wishes = [callback(history) for callback in callbacks]  # all of them run
             if any(wish is True for wish in wishes):
-                last = _evaluated(evaluations, current, index + 1, is_last=True)
+                last = evaluated(evaluations, current, index + 1, is_last=True)
                 history.rounds[-1] = dataclasses.replace(record, evaluation=last)
                 break
     return history
+
+
+def validate_run(
+    algorithm: FederatedAlgorithm,
+    data: FederatedData,
+    arrays: dict[str, np.ndarray],
+    params: Params,
+    rounds: int,
+) -> None:
+    """Checks, before anything runs, that algorithm, data and parameters fit.
+
+    Raises:
+        ValueError: they do not.
+    """
+    privacy = algorithm.aggregator
+    if privacy.sampling.population != data.num_clients:
+        raise ValueError(
+            f"the sampler counts {privacy.sampling.population} clients but data has "
+            f"{data.num_clients}; set population=data.num_clients."
+        )
+    algorithm.local.validate(params, _example_rows(arrays))
+    privacy.validate(
+        params=params,
+        rounds=rounds,
+        local=algorithm.local,
+        client_sizes=data.client_sizes,
+    )
 
 
 def _private_facts(report: RoundReport, index: int) -> dict[str, float]:
@@ -167,7 +183,7 @@ def _example_rows(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(array[chosen]) for name, array in arrays.items()}
 
 
-def _evaluations(evaluate: Any) -> list[Evaluate]:
+def evaluations_of(evaluate: Any) -> list[Evaluate]:
     if evaluate is None:
         return []
     several = evaluate if isinstance(evaluate, list | tuple) else [evaluate]
@@ -176,7 +192,7 @@ def _evaluations(evaluate: Any) -> list[Evaluate]:
     return list(several)
 
 
-def _evaluated(
+def evaluated(
     evaluations: list[Evaluate], params: Params, number: int, is_last: bool
 ) -> dict[str, float]:
     found: dict[str, float] = {}
@@ -200,7 +216,7 @@ def _evaluated(
     return found
 
 
-def _checked_params(params: Params) -> Params:
+def checked_params(params: Params) -> Params:
     if not jax.tree.leaves(params):
         raise ValueError("params has no arrays; initialise the model first.")
 

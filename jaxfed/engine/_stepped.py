@@ -81,7 +81,9 @@ class Stepped:
             sums = [worker.sums for worker in workers]
             if jax.tree.leaves(clients):
                 kept = _devices.joined(mesh, [_first_axis(w.kept) for w in workers])
-                numbers = np.stack([unpack(block.layout, h).clients for h in block.host])
+                numbers = np.stack(
+                    [unpack(block.layout, h).clients for h in block.host]
+                )
                 clients = _close.putting_back(mesh)(clients, numbers, kept)
         joined = _devices.joined(mesh, [_first_axis(one) for one in sums])
         return self._close(state, clients, joined, index, key)
@@ -201,9 +203,7 @@ def _compiled(
         return _Worker(worker.chunk + 1, zero, progress, sums, kept)
 
     steps = [
-        jax.jit(
-            functools.partial(step, width), static_argnums=4, donate_argnums=(0, 1)
-        )
+        jax.jit(functools.partial(step, width), static_argnums=4, donate_argnums=(0, 1))
         for width in (None, *widths[1:])
     ]
     return (

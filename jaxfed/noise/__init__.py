@@ -4,6 +4,7 @@ from jaxfed.noise._correlated import BLT as BLT
 from jaxfed.noise._correlated import Banded as Banded
 from jaxfed.noise._correlated import Correlated as Correlated
 from jaxfed.noise._correlated import Tree as Tree
+from jaxfed.noise._discrete import shared_over as shared_over
 from jaxfed.noise._gaussian import Gaussian as Gaussian
 from jaxfed.noise._laplace import Laplace as Laplace
 from jaxfed.noise._privunit import PrivUnit as PrivUnit

@@ -12,9 +12,12 @@ privacy. n draws are within `n * distance`: 2**30 draws within 2**-45. Every dra
 the same operations on the same number of words, whatever comes out.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
+from collections.abc import Generator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxfed import _check as check
 from jaxfed.noise import _alias, _laws
@@ -29,6 +33,7 @@ from jaxfed.noise._words import words
 
 # a block's words, and what becomes of them, stay in the second-level cache
 _BLOCK = 4096
+_LEAST_SHARED = 1 << 14  # a smaller draw costs less than sharing it
 _BLOCKS_AT_ONCE = 256  # where blocks run side by side, on an accelerator
 _LEAST_SCALE = 0.5
 # up to these no draw reaches 2**30, and tables hold the law
@@ -39,6 +44,27 @@ _LAPLACE_TABLE = 290  # the largest Laplace scale that 2**14 rows hold
 _REACH = Fraction(107, 10)  # a Gaussian table ends before 10.7 of its scales
 # tau**2 below: the smoothing error is 2 exp(-2 pi**2 tau**2) = 2**-81.6
 _SMOOTHING = Fraction(29, 10)
+
+
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
+    "mesh", default=None
+)
+
+
+@contextlib.contextmanager
+def shared_over(mesh: Mesh) -> Generator[None]:
+    """Lets the devices of a mesh share large draws; the bits are the same.
+
+    For programs that all devices of the mesh run as one, while they are traced.
+
+    Args:
+        mesh: of one axis.
+    """
+    token = _mesh.set(mesh if mesh.size > 1 else None)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +107,25 @@ class Sampler:
         device. Memory beyond the result hardly grows with the shape. Consumes the key.
         """
         size = math.prod(shape)
-        drawn = self.draw_part(size, part=0, parts=1, key=key)
-        return drawn[:size].reshape(shape)
+        mesh = _mesh.get()
+        if mesh is None or size < _LEAST_SHARED:
+            drawn = self.draw_part(size, part=0, parts=1, key=key)
+            return drawn[:size].reshape(shape)
+        (axis,) = mesh.axis_names
+
+        def own(data: jax.Array) -> jax.Array:
+            whole = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+            part = lax.axis_index(axis)
+            return self.draw_part(size, part=part, parts=mesh.size, key=whole)
+
+        share = jax.shard_map(
+            own,
+            mesh=mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(axis),
+            check_vma=False,
+        )
+        return share(jax.random.key_data(key))[:size].reshape(shape)
 
     def draw_part(
         self, size: int, *, part: jax.Array | int, parts: int, key: jax.Array

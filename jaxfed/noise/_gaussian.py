@@ -17,6 +17,7 @@ proportional to N(k; x, stddev**2 + 4), which is the discrete Gaussian.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -25,7 +26,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxfed import _check as check
-from jaxfed import keys
 from jaxfed._config import Configuration
 from jaxfed.noise import _discrete
 from jaxfed.typing import ClippedSum, Released
@@ -79,7 +79,7 @@ class Gaussian(Configuration):
 def noised(
     clipped: ClippedSum, sampler_of: Callable[[int], Any], *, key: jax.Array
 ) -> Released:
-    """Adds integer noise to a sum, leaf by leaf.
+    """Adds integer noise to a sum: one draw for all leaves together.
 
     Args:
         clipped: the sum with its bound.
@@ -92,16 +92,18 @@ def noised(
     check.positive_integer(
         "it is what one client can move the sum by", levels=clipped.levels
     )
-    sampler = sampler_of(clipped.levels)
-    leaf_keys = keys.tree_like(check.key(key=key), clipped.total)
-
-    def add(leaf_key: jax.Array, leaf: jax.Array) -> jax.Array:
+    leaves, structure = jax.tree.flatten(clipped.total)
+    for leaf in leaves:
         if leaf.dtype != jnp.int32:
             raise TypeError(
                 f"total must hold int32 leaves, got {leaf.dtype}; add noise to the "
                 "sum itself, and divide what was released."
             )
-        drawn = leaf + sampler.draw(leaf.shape, key=leaf_key)
-        return drawn.astype(jnp.float32) * clipped.step
-
-    return Released(value=jax.tree.map(add, leaf_keys, clipped.total))
+    ends = list(itertools.accumulate((leaf.size for leaf in leaves), initial=0))
+    drawn = sampler_of(clipped.levels).draw((ends[-1],), key=key)
+    noisy = [
+        (leaf + drawn[start:stop].reshape(leaf.shape)).astype(jnp.float32)
+        * clipped.step
+        for leaf, (start, stop) in zip(leaves, itertools.pairwise(ends), strict=True)
+    ]
+    return Released(value=structure.unflatten(noisy))

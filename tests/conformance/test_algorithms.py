@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxfed as jf
-from jaxfed.engine import _round
+from jaxfed.engine import _loop, _round
 from jaxfed.engine._planner import Planner
 from jaxfed.typing import Batch, FederatedAlgorithm, Released, Shared
 from tests.conformance.cases import (
@@ -19,6 +19,7 @@ from tests.conformance.cases import (
     assert_trees_equal,
     distance,
 )
+from tests.problems import cohort_of
 
 ROOT = jf.keys.simulated(7)
 COHORTS = [[0, 1, 2], [3], [], [5, 4, 3, 2, 1, 0]]
@@ -55,7 +56,7 @@ class Bench:
         self.compiled = jax.jit(run)
 
     def plan(self, clients, word=11):
-        return self.planner.plan(np.array(clients, int), np.uint64(word))
+        return cohort_of(self.planner, clients, word)
 
     def after(self, *cohorts, state=None, first=0):
         state = self.start if state is None else state
@@ -137,11 +138,11 @@ def test_one_trace_for_changing_cohorts(case):
 
 def test_simulation_traces_the_round_once(case, monkeypatch):
     calls = []
-    original = _round.run_round
+    original = _round.close
     monkeypatch.setattr(
-        _round, "run_round", lambda *a, **k: calls.append(1) or original(*a, **k)
+        _round, "close", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
-    _round.compiled_round.cache_clear()
+    _loop._compiled.cache_clear()
     algorithm = case.build()
     for seed in (0, 1):
         jf.simulate(algorithm, DATA, params=PARAMS, rounds=4, seed=seed, progress=False)

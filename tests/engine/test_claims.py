@@ -225,8 +225,8 @@ def test_a_batch_larger_than_any_client_costs_no_more_memory():
 
     batching = Batching(batch_size=10**9, epochs=1)
     planner = Planner(DATA, batching, max_clients=6, lanes=2)
-    cohort = planner.plan(np.arange(6), np.uint64(1))
-    assert cohort.rows.shape == (6, int(DATA.client_sizes.max()))
+    (block,) = planner.plan(np.arange(6), np.uint64(1))
+    assert block.layout[2:] == (6, int(DATA.client_sizes.max()))
 
 
 def test_float64_data_beyond_float32_is_refused():

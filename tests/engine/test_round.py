@@ -9,7 +9,7 @@ from jaxfed import keys
 from jaxfed.engine import _round
 from jaxfed.engine._planner import Planner
 from jaxfed.typing import Batching, ClientResult, LocalWork
-from tests.problems import ragged_data
+from tests.problems import cohort_of, ragged_data
 
 STEPS = 3
 
@@ -43,11 +43,11 @@ def test_keys_follow_purpose_round_client_and_step():
     start = _round.init_state(algorithm, jnp.zeros(STEPS), 3)
     arrays = {n: jnp.asarray(a) for n, a in data.arrays.items()}
     root = keys.simulated(9)
+    run = jax.jit(lambda *arguments: _round.run_round(algorithm, *arguments, key=root))
 
     def drawn(client, index):
-        cohort = planner.plan(np.array([client]), np.uint64(1))
-        run = _round.compiled_round(algorithm)
-        _, report = run(start, cohort, arrays, np.int32(index), key=root)
+        cohort = cohort_of(planner, [client], 1)
+        _, report = run(start, cohort, arrays, np.int32(index))
         return np.asarray(report.released.value)
 
     def expected(client, index):

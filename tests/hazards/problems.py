@@ -8,6 +8,7 @@ import jaxfed as jf
 from jaxfed.engine import _round
 from jaxfed.engine._planner import Planner
 from jaxfed.typing import Batching, ClientResult, LocalWork
+from tests.problems import cohort_of
 
 ROOT = jf.keys.simulated(4)
 PARAMS = {"w": jnp.zeros(4), "b": jnp.zeros(())}
@@ -59,7 +60,7 @@ class Bench:
 
     def run(self, updates, cohort, *, round_index=0, state=None):
         """Returns the state after a round, and its report."""
-        plan = self.planner.plan(np.array(cohort, int), np.uint64(5))
+        plan = cohort_of(self.planner, cohort, 5)
         arrays = {"update": jnp.asarray(updates, jnp.float32)}
         start = self.start if state is None else state
         return self.compiled(start, plan, arrays, jnp.int32(round_index))

@@ -1,0 +1,1 @@
+"""One worker process for each framework, run by `python -m peers.NAME_worker`."""

@@ -1,0 +1,1 @@
+"""The engine's benchmark: workloads, environments, timing in turn, the table."""

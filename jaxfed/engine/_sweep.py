@@ -1,0 +1,252 @@
+"""Sweeps: seeds x settings of one algorithm, side by side in one compiled program."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed import clipping, keys, privacy
+from jaxfed.data import FederatedData
+from jaxfed.engine import _devices
+from jaxfed.engine._choice import available_bytes, choose_strategy
+from jaxfed.engine._run import Run, host_arrays
+from jaxfed.engine._simulate import (
+    Evaluate,
+    checked_params,
+    evaluated,
+    evaluations_of,
+    validate_run,
+)
+from jaxfed.engine._strategy import Strategy
+from jaxfed.engine._sweep_table import Sweep
+from jaxfed.engine._swept import Build, Settings, swept
+from jaxfed.privacy import Privacy
+from jaxfed.typing import FederatedAlgorithm, Params
+
+_MODELS_A_SETTING = 8  # parameters, updates, sums, optimizer states, evaluation
+_MEMORY_SHARE = 0.25  # of what is free
+
+
+def sweep(
+    build: Build,
+    data: FederatedData,
+    *,
+    params: Params,
+    rounds: int,
+    seeds: Sequence[int],
+    settings: Mapping[str, Sequence[float]] | None = None,
+    clip_norms: Sequence[float] | None = None,
+    noise_multipliers: Sequence[float] | None = None,
+    evaluate: Evaluate | Sequence[Evaluate] | None = None,
+    strategy: str | Strategy = "auto",
+) -> Sweep:
+    """Runs all combinations of settings for every seed; a simulation.
+
+    Settings of one seed share cohorts, batches, dropout and noise draws, so that they
+    differ by what was set; seeds differ in all of these.
+
+    Args:
+        build: `(**settings) -> FederatedAlgorithm`, for example
+            `lambda learning_rate: algorithms.fedavg(...)`. It is traced: it must hand
+            its arguments on to optax or use them in arithmetic, not branch on them.
+        data: the clients.
+        params: the initial parameters of every run.
+        rounds: how many rounds each run has.
+        seeds: integers, as in `simulate`.
+        settings: name -> values, the arguments of `build`.
+        clip_norms: norms of `clipping.Fixed`, in place of the one in the algorithm.
+        noise_multipliers: multipliers, in place of the one in the algorithm; each has
+            an epsilon of its own.
+        evaluate: as in `simulate`; every evaluation is of each setting's parameters.
+        strategy: as in `simulate`.
+
+    Returns:
+        A `Sweep`: a table of means and spreads over seeds, and the best setting.
+
+    Raises:
+        ValueError: an argument is out of range or missing.
+        TypeError: `build` does not return an algorithm, or branches on an argument.
+    """
+    check.function("write (**settings) -> FederatedAlgorithm", build=build)
+    check.positive_integer("pass for example rounds=100", rounds=rounds)
+    named = _values(settings or {})
+    roots = [keys.simulated(seed) for seed in _listed("seeds", seeds)]
+    evaluations = evaluations_of(evaluate)
+    algorithm = _checked(build, {name: values[0] for name, values in named.items()})
+    mechanism = algorithm.aggregator
+    norms = _norms(mechanism, clip_norms)
+    mechanisms = _mechanisms(mechanism, clip_norms, noise_multipliers)
+    params = checked_params(params)
+    arrays = host_arrays(data)
+    for one in mechanisms:
+        validate_run(algorithm._replace(aggregator=one), data, arrays, params, rounds)
+    grid = list(itertools.product(*named.values(), norms))
+    together = swept(build, mechanisms, algorithm.local.batching)
+    chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
+    size = _chunk_size(params, chosen, len(grid), len(mechanisms))
+    chosen = _with_lanes(chosen, size * len(mechanisms))
+    result = Sweep(
+        names=[*named, *(["clip_norm"] if clip_norms else [])],
+        grid=[list(values if clip_norms else values[:-1]) for values in grid],
+        mechanisms=mechanisms,
+        shows_noise=noise_multipliers is not None,
+        seeds=list(seeds),
+        rounds=rounds,
+        strategy=chosen.explain(),
+    )
+    for root, start in itertools.product(range(len(roots)), range(0, len(grid), size)):
+        chunk = _padded(grid[start : start + size], size)
+        initial = _initial(list(named), chunk, len(mechanisms), params)
+        run = Run(together, data, arrays, initial, roots[root], rounds, chosen)
+        for index in range(rounds):
+            report = jax.device_get(run.one_round(index).private)
+            found = _evaluations(evaluations, together, run, index, rounds)
+            result._record(root, start * len(mechanisms), index, report, found)
+    return result
+
+
+def _evaluations(
+    evaluations: list[Evaluate],
+    algorithm: FederatedAlgorithm,
+    run: Run,
+    index: int,
+    rounds: int,
+) -> list[dict[str, float]]:
+    """Returns what was evaluated for each setting; nothing where none is due."""
+    if not evaluations:
+        return []
+    state = _devices.on_first(run.state.server)
+    stacked = _broadcast(algorithm, state)
+    count = len(jax.tree.leaves(stacked)[0])
+    return [
+        evaluated(
+            evaluations,
+            jax.tree.map(lambda a, i=i: a[i], stacked),
+            index + 1,
+            index + 1 == rounds,
+        )
+        for i in range(count)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _broadcast(algorithm: FederatedAlgorithm, state: Any) -> Params:
+    return algorithm.broadcast(state).params
+
+
+def _initial(
+    names: list[str], chunk: list[tuple[float, ...]], repeats: int, params: Params
+) -> Any:
+    """Returns `(Settings, params)` with one entry a setting, mechanisms innermost."""
+    columns = [
+        jnp.repeat(jnp.asarray(np.array(column, np.float32)), repeats)
+        for column in zip(*chunk, strict=True)
+    ]
+    arguments = dict(zip(names, columns[:-1], strict=True))
+    count = repeats * len(chunk)
+    stacked = jax.tree.map(lambda a: jnp.repeat(a[None], count, axis=0), params)
+    return Settings(arguments, columns[-1]), stacked
+
+
+def _chunk_size(
+    params: Params, strategy: Strategy, settings: int, mechanisms: int
+) -> int:
+    """Returns how many settings fit in memory side by side, in equal chunks."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) * mechanisms
+    devices = strategy.devices or 1
+    most = int(_MEMORY_SHARE * available_bytes() / (_MODELS_A_SETTING * size * devices))
+    chunks = -(-settings // max(1, most))
+    return -(-settings // chunks)
+
+
+def _with_lanes(strategy: Strategy, width: int) -> Strategy:
+    """Returns fewer clients side by side where settings already fill the cache."""
+    lanes = max(1, (strategy.lanes or 1) // width)
+    return dataclasses.replace(strategy, lanes=lanes)
+
+
+def _padded(chunk: list[Any], size: int) -> list[Any]:
+    """Repeats the last setting, so that all chunks have one shape."""
+    return chunk + chunk[-1:] * (size - len(chunk))
+
+
+def _checked(build: Build, arguments: dict[str, float]) -> FederatedAlgorithm:
+    algorithm = build(**arguments)
+    remedy = "return for example algorithms.fedavg(...)"
+    check.instance(FederatedAlgorithm, remedy, build_result=algorithm)
+    remedy = "pass privacy.central(...), or privacy.none(...) to run without"
+    check.instance(Privacy, remedy, privacy=algorithm.aggregator)
+
+    def trace(values: dict[str, jax.Array]) -> jax.Array:
+        build(**values)
+        return jnp.zeros(())
+
+    shapes = {n: jax.ShapeDtypeStruct((), jnp.float32) for n in arguments}
+    try:
+        jax.eval_shape(trace, shapes)
+    except Exception as error:
+        raise TypeError(
+            f"build must work with traced values of {', '.join(arguments)}, but fails: "
+            f"{error}\nHand them on to optax or arithmetic only; sweep clip norms and "
+            "noise by clip_norms= and noise_multipliers=."
+        ) from error
+    return algorithm
+
+
+def _norms(mechanism: Privacy, clip_norms: Sequence[float] | None) -> list[float]:
+    if clip_norms is None:
+        return [1.0]  # the mechanism keeps its own
+    if not isinstance(getattr(mechanism, "clipping", None), clipping.Fixed):
+        raise ValueError(
+            "clip_norms needs an algorithm with clipping.Fixed, got "
+            f"{getattr(mechanism, 'clipping', None)!r}; leave clip_norms out."
+        )
+    listed = _listed("clip_norms", clip_norms)
+    return [
+        check.positive("norms are lengths", clip_norm=float(norm)) for norm in listed
+    ]
+
+
+def _mechanisms(
+    mechanism: Any,
+    clip_norms: Sequence[float] | None,
+    multipliers: Sequence[float] | None,
+) -> tuple[Privacy, ...]:
+    if clip_norms is not None:  # of norm 1, on updates divided by their norm
+        unit = dataclasses.replace(mechanism.clipping, norm=1.0)
+        mechanism = dataclasses.replace(mechanism, clipping=unit)
+    if multipliers is None:
+        return (mechanism,)
+    if not isinstance(mechanism, privacy.Central):
+        raise ValueError(
+            "noise_multipliers needs privacy.central with independent noise, got "
+            f"{type(mechanism).__name__}; leave noise_multipliers out."
+        )
+    return tuple(
+        dataclasses.replace(
+            mechanism, noise=dataclasses.replace(mechanism.noise, multiplier=float(m))
+        )
+        for m in _listed("noise_multipliers", multipliers)
+    )
+
+
+def _values(settings: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    remedy = 'pass {"learning_rate": [0.1, 0.3]}'
+    check.instance(Mapping, remedy, settings=settings)
+    return {
+        name: [check.real(**{name: v}) for v in _listed(name, values)]
+        for name, values in settings.items()
+    }
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    listed = list(values) if np.ndim(values) == 1 else []
+    if not listed:
+        raise ValueError(f"{name} must be a list of at least one, got {values!r}.")
+    return listed

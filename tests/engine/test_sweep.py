@@ -1,0 +1,224 @@
+"""Every run of a sweep is the run that `simulate` would make of its setting."""
+
+import csv
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxfed as jf
+from jaxfed.engine import _sweep, _swept
+from tests.problems import flat, logistic_params, noisy_loss, ragged_data
+
+SIZES = (7, 1, 3, 12, 5, 2, 9)
+DATA = ragged_data(SIZES)
+ROUNDS = 3
+
+
+def privacy(norm=0.5, multiplier=1.0):
+    return jf.privacy.central(
+        sampling=jf.sampling.Poisson(population=len(SIZES), rate=0.7),
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Gaussian(multiplier=multiplier),
+        delta=1e-3,
+    )
+
+
+def build(learning_rate=0.1, server_rate=1.0, mechanism=None):
+    local = jf.clients.sgd(noisy_loss, optax.sgd(learning_rate), batch_size=4, epochs=2)
+    return jf.algorithms.fedavg(
+        local, mechanism or privacy(), server_optimizer=optax.sgd(server_rate)
+    )
+
+
+def size_of(params):
+    return {"length": float(np.linalg.norm(flat(params)))}
+
+
+def sweep(**options):
+    defaults = {"params": logistic_params(), "rounds": ROUNDS, "seeds": [0]}
+    return jf.sweep(build, DATA, **(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return sweep(
+        settings={"learning_rate": [0.05, 0.3], "server_rate": [0.5]},
+        clip_norms=[0.2, 0.7],
+        noise_multipliers=[0.0, 1.5],
+        seeds=[0, 4],
+        evaluate=size_of,
+    )
+
+
+@pytest.mark.slow
+def test_each_run_equals_a_simulation(found):
+    assert len(found.settings) == 8
+    assert found.curves["loss"].shape == (8, 2, ROUNDS)
+    for i in (0, 3, 6):
+        values = found.settings[i]
+        mechanism = privacy(values["clip_norm"], values["noise_multiplier"])
+        algorithm = build(values["learning_rate"], values["server_rate"], mechanism)
+        for j, seed in enumerate(found.seeds):
+            history = jf.simulate(
+                algorithm,
+                DATA,
+                params=logistic_params(),
+                rounds=ROUNDS,
+                seed=seed,
+                evaluate=size_of,
+                progress=False,
+            )
+            for name in ("loss", "length"):
+                np.testing.assert_allclose(
+                    found.curves[name][i, j], history.curve(name)[1], rtol=2e-5
+                )
+
+
+def test_settings_and_seeds_make_a_difference(found):
+    lengths = found.curves["length"][:, :, -1]
+    assert len(np.unique(lengths)) == lengths.size
+
+
+def test_table_and_best(found, tmp_path):
+    rows = found.table("loss")
+    for i, row in enumerate(rows):
+        own = found.curves["loss"][i, :, -1]
+        assert row.values == found.settings[i]
+        np.testing.assert_array_equal(row.by_seed, own)
+        assert row.mean == pytest.approx(own.mean())
+        assert row.spread == pytest.approx(abs(own[0] - own[1]) / math.sqrt(2))
+        assert row.worst == own.max()
+        alone = privacy(multiplier=row.values["noise_multiplier"])
+        assert row.epsilon == alone.epsilon(rounds=ROUNDS)
+    assert found.best("loss").mean == min(row.mean for row in rows)
+    assert found.best("length").mean == max(row.mean for row in found.table("length"))
+    assert found.best("loss", largest=True).mean == max(row.mean for row in rows)
+    with pytest.raises(ValueError, match="no run recorded 'accuracy'"):
+        found.best("accuracy")
+    found.to_csv(tmp_path / "sweep.csv")
+    with (tmp_path / "sweep.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 16
+    assert float(lines[-1]["length"]) == found.curves["length"][-1, -1, -1]
+    text = repr(found)
+    assert "8 settings x 2 seeds x 3 rounds (simulation: not private)" in text
+    assert "noise_multiplier" in text
+    assert "does not cover the choice" in text
+
+
+def test_chunks_change_nothing(monkeypatch):
+    options = {"settings": {"learning_rate": [0.05, 0.1, 0.3]}}
+    together = sweep(**options)
+    traces = []
+    original = _swept.swept
+    monkeypatch.setattr(_sweep, "available_bytes", lambda: 2 * 4 * 5 * 4 * 8)
+    monkeypatch.setattr(
+        _sweep, "swept", lambda *a: traces.append(original(*a)) or traces[-1]
+    )
+    apart = sweep(**options)
+    assert len(traces) == 1
+    np.testing.assert_allclose(apart.curves["loss"], together.curves["loss"], rtol=1e-5)
+
+
+def test_a_setting_that_diverges_spoils_no_other():
+    found = sweep(
+        settings={"learning_rate": [0.1, 1e30]},
+        rounds=2,
+        seeds=[0, 1],
+    )
+    alone = sweep(settings={"learning_rate": [0.1]}, rounds=2, seeds=[0, 1])
+    np.testing.assert_allclose(
+        found.curves["loss"][0], alone.curves["loss"][0], rtol=1e-5
+    )
+    assert (found.curves["num_failed"][1] > 0).any()
+    assert found.best("loss").values == {"learning_rate": 0.1}
+
+
+def test_adaptive_clipping_keeps_a_norm_for_each_setting():
+    mechanism = jf.privacy.central(
+        sampling=jf.sampling.Full(population=len(SIZES)),
+        clipping=jf.clipping.Adaptive(quantile=0.5, initial=0.1),
+        noise=jf.noise.Gaussian(multiplier=0.0),
+    )
+
+    def of(learning_rate):
+        return build(learning_rate, mechanism=mechanism)
+
+    found = jf.sweep(
+        of,
+        DATA,
+        params=logistic_params(),
+        rounds=4,
+        seeds=[0],
+        settings={"learning_rate": [0.01, 0.5]},
+        evaluate=size_of,
+    )
+    for i, rate in enumerate((0.01, 0.5)):
+        history = jf.simulate(
+            of(rate),
+            DATA,
+            params=logistic_params(),
+            rounds=4,
+            seed=0,
+            evaluate=size_of,
+            progress=False,
+        )
+        np.testing.assert_allclose(
+            found.curves["length"][i, 0], history.curve("length")[1], rtol=2e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seeds": []}, ValueError, "seeds must be a list of at least one"),
+        ({"settings": {"learning_rate": []}}, ValueError, "learning_rate must be"),
+        ({"settings": {"learning_rate": 0.1}}, ValueError, "learning_rate must be"),
+        ({"settings": {"rate": [0.1]}}, TypeError, "unexpected keyword"),
+        ({"clip_norms": [0.0]}, ValueError, "clip_norm must be"),
+        ({"noise_multipliers": [-1.0]}, ValueError, "multiplier must be"),
+        ({"rounds": 0}, ValueError, "rounds must be"),
+    ],
+)
+def test_wrong_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        sweep(**options)
+
+
+def test_a_build_that_branches_is_refused():
+    def branching(learning_rate):
+        return build(learning_rate if learning_rate > 0 else 0.1)
+
+    with pytest.raises(TypeError, match="must work with traced values"):
+        jf.sweep(
+            branching,
+            DATA,
+            params=logistic_params(),
+            rounds=1,
+            seeds=[0],
+            settings={"learning_rate": [0.1]},
+        )
+
+
+def test_norms_need_a_fixed_clip():
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=len(SIZES)))
+    for name in ("clip_norms", "noise_multipliers"):
+        with pytest.raises(ValueError, match=f"{name} needs"):
+            jf.sweep(
+                lambda: build(mechanism=none),
+                DATA,
+                params=logistic_params(),
+                rounds=1,
+                seeds=[0],
+                **{name: [1.0]},
+            )
+
+
+def test_interleaving():
+    values = jnp.arange(12).reshape(6, 2)
+    parts = [values[i::3] for i in range(3)]
+    np.testing.assert_array_equal(jax.jit(_swept._interleaved)(*parts), values)
