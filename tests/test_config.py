@@ -95,6 +95,14 @@ EXAMPLES = {
             delta=1e-3,
         )
     ],
+    "Hypothetical": [
+        jf.privacy.hypothetical(
+            CENTRAL, sampling=jf.sampling.FixedSize(population=40, size=10)
+        ),
+        jf.privacy.hypothetical(
+            CENTRAL, sampling=jf.sampling.Poisson(population=40, rate=0.1)
+        ).calibrated(epsilon=2.0, delta=1e-5, rounds=3),
+    ],
     "NoPrivacy": [
         jf.privacy.none(sampling=jf.sampling.Full(population=3)),
         jf.privacy.none(sampling=POISSON, weighting="clients"),

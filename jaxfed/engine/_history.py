@@ -35,6 +35,8 @@ class RoundRecord:
     """What the mechanism itself made public, such as the adaptive `clip_norm`."""
     seconds: float
     """Wall time of the round, evaluation included."""
+    hypothetical: bool = False
+    """Whether epsilon is that of a run nobody made; see `privacy.hypothetical`."""
 
     def row(self) -> dict[str, Any]:
         """Returns one flat row for a table."""
@@ -44,7 +46,8 @@ class RoundRecord:
             ("private", self.private),
         )
         flat = {f"{p}.{n}": v for p, values in parts for n, v in values.items()}
-        start = {"round": self.round, "epsilon": self.epsilon, "seconds": self.seconds}
+        epsilon = _epsilon_name(self.hypothetical)
+        start = {"round": self.round, epsilon: self.epsilon, "seconds": self.seconds}
         return start | flat
 
 
@@ -58,6 +61,8 @@ class History:
         algorithm: the printed form of what was run.
         strategy: how it was executed, and why so.
         delta: the delta of every epsilon, or None.
+        hypothetical: whether every epsilon is that of a run which nobody made, as with
+            `privacy.hypothetical`. Files then name it `hypothetical_epsilon`.
         private: whether the values may be released. Always False for a simulation,
             whose noise is reproducible and whose records are exact.
     """
@@ -66,7 +71,7 @@ class History:
         self, *, algorithm: str, privacy: Privacy, params: Params, strategy: str = ""
     ):
         self.algorithm, self.strategy = algorithm, strategy
-        self.delta = privacy.delta
+        self.delta, self.hypothetical = privacy.delta, privacy.is_hypothetical
         self._privacy = privacy
         self.params = params
         self.state: Any = None
@@ -86,10 +91,10 @@ class History:
         """
         planned = getattr(self._privacy, "rounds", None) or 1
         claim = self._privacy.statement(rounds=max(planned, len(self.rounds)))
-        return (
-            "Simulation: nothing in it may be released as private. A real run of the "
-            f"same mechanism could claim:\n{claim}"
-        )
+        could = "A real run of the same mechanism could claim:"
+        if self.hypothetical:
+            could = "HYPOTHETICAL: only a real run with the larger cohort could claim:"
+        return f"Simulation: nothing in it may be released as private. {could}\n{claim}"
 
     @property
     def epsilon(self) -> float | None:
@@ -142,9 +147,10 @@ class History:
         """Writes everything but the parameters; not-a-number becomes null."""
         document = {
             "private": self.private,
+            "hypothetical": self.hypothetical,
             "algorithm": self.algorithm,
             "statement": self.statement,
-            "epsilon": _json_number(self.epsilon),
+            _epsilon_name(self.hypothetical): _json_number(self.epsilon),
             "delta": self.delta,
             "rounds": [
                 {name: _json_number(value) for name, value in record.row().items()}
@@ -173,7 +179,7 @@ class History:
             f"History of {num_rounds} rounds in {self.seconds:.1f} s "
             "(simulation: not private)",
             f"  {self.algorithm}",
-            f"  {_budget(self.epsilon, self.delta)}",
+            f"  {_budget(self.epsilon, self.delta, hypothetical=self.hypothetical)}",
         ]
         for name in self._names():
             values = self.curve(name)[1]
@@ -200,7 +206,17 @@ class History:
         self.state, self.params = state, params
 
 
-def _budget(epsilon: float | None, delta: float | None) -> str:
+def _epsilon_name(hypothetical: bool) -> str:
+    """Names the column: what reads `epsilon` must not find a hypothetical one."""
+    return "hypothetical_epsilon" if hypothetical else "epsilon"
+
+
+def _budget(
+    epsilon: float | None, delta: float | None, *, hypothetical: bool = False
+) -> str:
+    if hypothetical:
+        budget = _budget(epsilon, delta).removesuffix(", as it would be")
+        return f"hypothetical {budget}; of a run with a larger cohort, not of this one"
     if epsilon is None:
         return "epsilon unknown: name a delta, privacy.epsilon(rounds=..., delta=...)"
     if math.isinf(epsilon):

@@ -24,13 +24,17 @@ def history(run: "History", names: tuple[str, ...]) -> Any:
     top = axes[0, 0]
     for name, (rounds, values) in curves.items():
         top.plot(rounds, values, label=name, marker="." if len(rounds) < 30 else None)
-    top.set_title("Simulation: exact values, not private", fontsize="medium")
+    title, epsilon = "Simulation: exact values, not private", "epsilon"
+    if run.hypothetical:
+        title += "\nHYPOTHETICAL: the noise and epsilon of a larger cohort"
+        epsilon = "hypothetical epsilon"
+    top.set_title(title, fontsize="medium")
     top.grid(alpha=0.3)
     top.legend()
     if shows_epsilon:
         below = axes[1, 0]
         below.plot([r.round for r in run.rounds], epsilons, color="tab:red")
-        below.set_ylabel(f"epsilon at delta {run.delta:g}\n(as it would be)")
+        below.set_ylabel(f"{epsilon} at delta {run.delta:g}\n(as it would be)")
         below.set_ylim(bottom=0)
         below.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("round")

@@ -49,7 +49,8 @@ def bar(rounds: int, *, show: bool) -> Generator[Report]:
 
         def report(record: RoundRecord) -> None:
             latest.update(record.evaluation)
-            facts = [] if record.epsilon is None else [f"epsilon {record.epsilon:.3g}"]
+            name = "hypothetical epsilon" if record.hypothetical else "epsilon"
+            facts = [] if record.epsilon is None else [f"{name} {record.epsilon:.3g}"]
             facts += [f"{name} {value:.4f}" for name, value in list(latest.items())[:1]]
             progress.update(task, advance=1, facts="  ".join(facts))
 

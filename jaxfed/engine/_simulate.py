@@ -113,6 +113,7 @@ def simulate(
                 released=host_numbers(privacy.public(state.aggregator)),
                 private=private,
                 seconds=time.perf_counter() - start,
+                hypothetical=privacy.is_hypothetical,
             )
             history._record(record, state.server, current)
             report(record)

@@ -11,6 +11,8 @@ from jaxfed.privacy._central_correlated import CentralCorrelated as CentralCorre
 from jaxfed.privacy._central_entry import central as central
 from jaxfed.privacy._example_level import ExampleLevel as ExampleLevel
 from jaxfed.privacy._example_level import example_level as example_level
+from jaxfed.privacy._hypothetical import Hypothetical as Hypothetical
+from jaxfed.privacy._hypothetical import hypothetical as hypothetical
 from jaxfed.privacy._local import Local as Local
 from jaxfed.privacy._local import local as local
 from jaxfed.privacy._none import NoPrivacy as NoPrivacy

@@ -46,6 +46,14 @@ class Privacy(Configuration, abc.ABC):
     sampling: Sampler
     delta: float | None = None
 
+    @property
+    def is_hypothetical(self) -> bool:
+        """Whether epsilon is that of a run which nobody makes; see `hypothetical`.
+
+        Nothing can be released with such an object.
+        """
+        return False
+
     def validate(
         self,
         *,

@@ -53,6 +53,8 @@ class Statement:
         not_covered: what the claim is not about.
         precision: how the claim deals with finite arithmetic and with keys.
         units: other units, as (unit, how many change together, their epsilon).
+        hypothetical: whether all this is about a run that nobody made; the claim then
+            begins with that word.
     """
 
     claim: str
@@ -70,15 +72,17 @@ class Statement:
     precision: str = ""
     epsilons: tuple[float, ...] = ()
     units: tuple[tuple[str, int, float], ...] = ()
+    hypothetical: bool = False
 
     def __str__(self) -> str:
+        others = "Other units, hypothetical" if self.hypothetical else "Other units"
         parts = {
             "Unit": self.protects,
             "Neighbours": self.neighbours,
             "Trust": self.trust,
             "Participation": self.sampling,
             "Mechanism": self.mechanism,
-            "Other units": "; ".join(self._other(*other) for other in self.units),
+            others: "; ".join(self._other(*other) for other in self.units),
             "Not covered": "; ".join(self.not_covered),
             "In finite precision": self.precision,
         }

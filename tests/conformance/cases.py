@@ -56,6 +56,11 @@ def central_with(clipping):
     return lambda: dataclasses.replace(central(), clipping=clipping)
 
 
+def supposed():
+    large = jf.sampling.Poisson(population=100 * POPULATION, rate=0.1)
+    return dataclasses.replace(central(), sampling=large, delta=1e-4)
+
+
 def correlated(noise):
     return jf.privacy.central(
         sampling=jf.sampling.Cyclic(population=POPULATION, groups=2),
@@ -190,6 +195,11 @@ PRIVACY = [
     Case(
         "central_skellam",
         lambda: dataclasses.replace(central(), noise=jf.noise.Skellam(multiplier=2.0)),
+        has_noise=True,
+    ),
+    Case(
+        "hypothetical",
+        lambda: jf.privacy.hypothetical(supposed(), sampling=poisson()),
         has_noise=True,
     ),
     Case("blt", lambda: correlated(jf.noise.BLT(multiplier=3.0)), has_noise=True),

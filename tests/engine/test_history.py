@@ -32,7 +32,9 @@ def record(number, *, epsilon=None, evaluation=None, **private):
 
 def history_of(*records, delta=None, algorithm="fedavg(sgd <a&b>)"):
     privacy = types.SimpleNamespace(
-        delta=delta, statement=lambda *, rounds: f"Nothing after {rounds}."
+        delta=delta,
+        is_hypothetical=False,
+        statement=lambda *, rounds: f"Nothing after {rounds}.",
     )
     history = History(algorithm=algorithm, privacy=privacy, params={})
     for one in records:
@@ -255,6 +257,7 @@ def test_json_has_everything_but_the_parameters(tmp_path):
     read = strict_json(tmp_path / "run.json")
     assert read == {
         "private": False,
+        "hypothetical": False,
         "algorithm": "fedavg(sgd <a&b>)",
         "statement": typical().statement,
         "epsilon": 1.0,
