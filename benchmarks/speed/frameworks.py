@@ -18,11 +18,15 @@ class Framework:
     """Whether each client's last batch is filled with further examples."""
     skips: dict[str, str] = dataclasses.field(default_factory=dict)
     """Workload -> why it is not run."""
-    tolerance: float = 1e-5
-    """Relative distance of its sum from the reference that is rounding."""
+    tolerance: float = 1e-4
+    """Relative distance of its sum from the reference that is rounding.
+
+    Where no rectifier is near zero it is 1e-6; one whose input rounds to the other side
+    moves the sum of small-1000 by 6e-5.
+    """
 
 
-_FROM_PARAMS = 1e-4  # a mean update read off as a difference of parameters
+_FROM_PARAMS = 5e-4  # a mean update read off as a difference of parameters
 # parameters are averaged, not updates, in 32 bits: an update is small beside them. One
 # client of a thousand left out would show as 3e-2.
 _MEAN_OF_PARAMS = 3e-3
