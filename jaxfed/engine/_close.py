@@ -23,10 +23,22 @@ def compiled(algorithm: FederatedAlgorithm, mesh: Mesh) -> Any:
     Leaves of `sums` have one entry for each device of the mesh.
     """
 
-    def program(state: Any, clients: PyTree, sums: Sums, index: Any, key: Any) -> Any:
+    def program(
+        encoded: PyTree, rest: Sums, state: Any, clients: PyTree, index: Any, key: Any
+    ) -> Any:
+        sums = rest._replace(encoded=encoded)
         return closed(algorithm, mesh, state, clients, sums, index, key=key)
 
-    return jit(mesh, program, donate_argnums=(2,))
+    # counts are too small for a result to take their place, of which JAX would warn
+    run = jit(mesh, program, donate_argnums=(0,))
+
+    def close(
+        state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
+    ) -> tuple[RoundState, RoundReport]:
+        rest = sums._replace(encoded=())
+        return run(sums.encoded, rest, state, clients, index, key)
+
+    return close
 
 
 @functools.cache
