@@ -59,6 +59,18 @@ def packages(frameworks: list, folder: pathlib.Path) -> dict:
     return found
 
 
+def previous(file: pathlib.Path | None, about: dict) -> dict:
+    """Returns the results that a file has from the same machine, to be added to."""
+    empty: dict = {"machine": about, "packages": {}, "rows": [], "validation": []}
+    if file is None or not file.exists():
+        return empty
+    found = json.loads(file.read_text("utf-8"))
+    same = all(found["machine"][k] == about[k] for k in ("processor", "cores"))
+    if not same:
+        raise SystemExit(f"{file} is from another machine; write to another file.")
+    return empty | found | {"machine": about}
+
+
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -67,7 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="samples of each (9)")
     parser.add_argument("--quick", action="store_true", help="a small part, 2 repeats")
     parser.add_argument("--validate", action="store_true", help="compare sums instead")
-    parser.add_argument("--out", type=pathlib.Path, help="write the rows as JSON")
+    parser.add_argument("--out", type=pathlib.Path, help="add the rows to this JSON")
     parser.add_argument(
         "--environments",
         type=pathlib.Path,
@@ -94,7 +106,7 @@ def main() -> None:
     peers = options.peers or (QUICK_FRAMEWORKS if options.quick else FRAMEWORKS)
     frameworks = [FRAMEWORKS[name] for name in peers]
     repeats = options.repeats or (2 if options.quick else 9)
-    result: dict = {"machine": machine(), "rows": [], "validation": []}
+    result = previous(options.out, machine())
     with tempfile.TemporaryDirectory() as temporary:
         logs = pathlib.Path(temporary)
         for name in names:
@@ -106,15 +118,15 @@ def main() -> None:
                     found = driver.validate(
                         WORKLOADS[name], one, reference=reference, **common
                     )
-                    result["validation"].append(found)
+                    result["validation"] = table.merged(result["validation"], [found])
                     print(table.validation_line(found), flush=True)
             else:
                 rows = driver.measure(
                     WORKLOADS[name], frameworks, repeats=repeats, **common
                 )
-                result["rows"] += rows
+                result["rows"] = table.merged(result["rows"], rows)
                 print(table.text(rows), flush=True)
-            result["packages"] = packages(frameworks, options.environments)
+            result["packages"] |= packages(frameworks, options.environments)
             if options.out:  # after each workload: the long ones come last
                 options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 

@@ -67,6 +67,15 @@ def summary(row: dict[str, Any]) -> Summary | None:
     return Summary(wall, cpu, len(quiet), len(samples))
 
 
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Any]:
+    """Returns old rows, and new ones in place of those of the same kind."""
+
+    def kind(row: dict[str, Any]) -> tuple[str, str]:
+        return row["workload"], row["framework"]
+
+    return list(({kind(row): row for row in [*old, *new]}).values())
+
+
 def lines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns a line for each workload, each of ours and each peer."""
     found = {(row["workload"], row["framework"]): row for row in rows}

@@ -129,6 +129,14 @@ def test_table(module):
     assert "- small-1000, blazefl: no such package" in text
 
 
+def test_new_rows_replace_old_ones(module):
+    table = module("speed.table")
+    old = [row("ours", 0.1), row("fedjax", 1.0)]
+    new = [row("fedjax", 2.0), row("fedjax", 3.0, workload="mlp-100")]
+    rows = table.merged(old, new)
+    assert [table.summary(one).wall for one in rows] == [0.1, 2.0, 3.0]
+
+
 def test_disturbed_samples_are_left_out(module):
     table = module("speed.table")
     quiet, loud = [sample(1.0)] * 3, [sample(9.0, other=0.5)] * 4
