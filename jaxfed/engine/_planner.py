@@ -66,7 +66,8 @@ class Planner:
         self._lanes, self._devices, self._is_streamed = lanes, devices, is_streamed
         self._queue_chunks = max(1, block_clients // (lanes * devices))
         order = np.lexsort((self._work.remainders, self._work.passes, self._work.steps))
-        self._by_rank = order[::-1]  # longest first, then by the size of the last batch
+        # longest first, then by the size of the last batch
+        self._by_rank = order[::-1].astype(np.int32)
         self._rank = np.empty(len(order), np.int32)
         self._rank[self._by_rank] = np.arange(len(order), dtype=np.int32)
         self._reserve(max_clients, expected_clients or max_clients)
@@ -109,24 +110,23 @@ class Planner:
         """Sorts clients by block, then device, then place in the device's queue."""
         heads = clients[:: self._lanes]
         device = _deal(self._work.steps[heads], self._devices)
-        place = np.empty(len(heads), np.int64)
+        place = np.empty(len(heads), np.int32)
         for one in range(self._devices):
             mine = device == one
-            place[mine] = np.arange(np.count_nonzero(mine))
+            place[mine] = np.arange(np.count_nonzero(mine), dtype=np.int32)
         blocks = -(-int(place.max(initial=0) + 1) // self._queue_chunks)
         block, chunk = place % blocks, place // blocks  # long and short work in each
-        key = (block * self._devices + device) * (place.max(initial=0) + 1) + chunk
-        order = np.argsort(key, kind="stable")
-        source = (order[:, None] * self._lanes + np.arange(self._lanes)).ravel()
-        owner = np.repeat(order, self._lanes)
-        real = source < len(clients)
+        order = np.lexsort((chunk, device, block)).astype(np.int32)
+        lane = np.arange(self._lanes, dtype=np.int32)
+        source = (order[:, None] * np.int32(self._lanes) + lane).ravel()
+        owner, real = np.repeat(order, self._lanes), source < len(clients)
         source, owner = source[real], owner[real]
         return _Queues(
             clients[source],
             block[owner],
             device[owner],
             chunk[owner],
-            source % self._lanes,
+            source % np.int32(self._lanes),
         )
 
     def _block(self, queues: "_Queues", word: np.uint64) -> Block:
@@ -227,7 +227,10 @@ class Planner:
 
 
 class _Queues(NamedTuple):
-    """The clients of a cohort in the order of their plan; every field (clients,)."""
+    """The clients of a cohort in the order of their plan.
+
+    Every field (clients,) int32: of a whole cohort, little may be held at once.
+    """
 
     client: np.ndarray
     block: np.ndarray
@@ -239,8 +242,8 @@ class _Queues(NamedTuple):
 def _deal(costs: np.ndarray, devices: int) -> np.ndarray:
     """Deals chunks, longest first, each to the device that is free first."""
     if devices == 1:
-        return np.zeros(len(costs), np.int64)
-    out = np.empty(len(costs), np.int64)
+        return np.zeros(len(costs), np.int32)
+    out = np.empty(len(costs), np.int32)
     free = [(0, device) for device in range(devices)]
     for index, cost in enumerate(costs[:_DEALT_ONE_BY_ONE].tolist()):
         load, device = free[0]
