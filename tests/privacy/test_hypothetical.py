@@ -1,4 +1,4 @@
-"""A small cohort with a large cohort's noise: the right noise, and never a real claim."""
+"""A small cohort with a large cohort's noise: the right one, and never a real claim."""
 
 import csv
 import dataclasses
@@ -101,7 +101,7 @@ def test_every_number_is_that_of_the_run_that_is_supposed(clip):
             p.epsilon_of(unit, count=count, rounds=20) for p in (privacy, supposed)
         )
         assert ours == its
-    with pytest.raises(ValueError, match="1 / population = 1e-06, got 0.0001"):
+    with pytest.raises(ValueError, match=r"1 / population = 1e-06, got 0\.0001"):
         small().epsilon(rounds=3, delta=1e-4)  # fine for the small population only
 
 
