@@ -27,6 +27,8 @@ class Setting(NamedTuple):
     """(seeds,)."""
     epsilon: float | None
     """What a real run of this setting alone would spend; None without a delta."""
+    hypothetical: bool = False
+    """Whether epsilon is that of a run nobody made; see `privacy.hypothetical`."""
 
 
 class Sweep:
@@ -40,6 +42,7 @@ class Sweep:
         curves: name -> (settings, seeds, rounds): losses, other local metrics,
             `num_failed`, and evaluations; NaN in rounds without one.
         strategy: how it was executed, and why so.
+        hypothetical: whether every epsilon is that of a run nobody made.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Sweep:
         strategy: str,
     ):
         self.seeds, self.rounds, self.strategy = seeds, rounds, strategy
+        self.hypothetical = any(one.is_hypothetical for one in mechanisms)
         self.names = [*names, *(["noise_multiplier"] if shows_noise else [])]
         self.settings: list[dict[str, float]] = []
         self._epsilons: list[float | None] = []
@@ -87,7 +91,8 @@ class Sweep:
         ):
             spread = float(np.std(own, ddof=1)) if len(own) > 1 else math.nan
             low = float(np.max(own) if _is_loss(name) else np.min(own))
-            rows.append(Setting(values, float(np.mean(own)), spread, low, own, epsilon))
+            mean, is_supposed = float(np.mean(own)), self.hypothetical
+            rows.append(Setting(values, mean, spread, low, own, epsilon, is_supposed))
         return rows
 
     def best(self, name: str = "loss", *, largest: bool | None = None) -> Setting:
@@ -116,7 +121,8 @@ class Sweep:
     def to_csv(self, path: Any) -> None:
         """Writes one line per setting and seed, with the last value of every name."""
         finals = {name: self._final(name) for name in self.curves}
-        names = [*self.names, "seed", "epsilon_of_one_run", *finals]
+        epsilon = f"{'hypothetical_' if self.hypothetical else ''}epsilon_of_one_run"
+        names = [*self.names, "seed", epsilon, *finals]
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(names)
@@ -153,6 +159,8 @@ class Sweep:
         if count > _MOST_ROWS:
             lines.append(f"  ... and {count - _MOST_ROWS} more")
         lines.append("  epsilon is of one run alone; it does not cover the choice")
+        if self.hypothetical:
+            lines.append("  HYPOTHETICAL: epsilon is of runs with a larger cohort")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
