@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfed import _check as check
+from jaxfed import keys
 from jaxfed._config import Configuration
 from jaxfed.noise import _discrete
 from jaxfed.typing import ClippedSum, Released
@@ -100,7 +101,8 @@ def noised(
                 "sum itself, and divide what was released."
             )
     ends = list(itertools.accumulate((leaf.size for leaf in leaves), initial=0))
-    drawn = sampler_of(clipped.levels).draw((ends[-1],), key=key)
+    own = keys.for_leaf(check.key(key=key), 0)
+    drawn = sampler_of(clipped.levels).draw((ends[-1],), key=own)
     noisy = [
         (leaf + drawn[start:stop].reshape(leaf.shape)).astype(jnp.float32)
         * clipped.step
