@@ -130,6 +130,7 @@ def first(quick):
                 "strategy and set-up",
                 "first round",
                 "all up to the first model",
+                "CPU, all up to the first model",
             )
             text = ", ".join(f"{n} {row[n]:.2f} s" for n in shown)
             print(f"multilayer perceptron, {name}: {text}", flush=True)

@@ -97,11 +97,12 @@ class Stepped:
             clients,
             block.packed,
             block.arrays,
+            index,
             jax.random.key_data(key),
         )
         impl = jax.random.key_impl(key)
         return [
-            _Site(*own, index, jax.random.wrap_key_data(data, impl=impl))
+            _Site(*own, jax.random.wrap_key_data(data, impl=impl))
             for *own, data in _devices.copies(self._mesh, parts)
         ]
 
