@@ -1,5 +1,6 @@
 """Arithmetic on pytrees of arrays: the few operations that federated methods need."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from jaxfed.typing import PyTree
 
 _COLUMN = 256  # terms a column: their integers must fit 31 bits
 _UNITS = 2.0**23
+_COLUMNS_AT_ONCE = 512  # half a megabyte of terms, well within a core's cache
 _SQUARED_LIMIT, _LIMIT = 127 + 63, 255  # biased exponents beyond which sums overflow
 
 
@@ -125,19 +127,48 @@ def _sum_in_integers(values: jax.Array, *, squared: bool) -> jax.Array:
     while values.size > 1 or squared:
         columns = -(-values.size // _COLUMN)
         values = jnp.pad(values, (0, -values.size % columns)).reshape(-1, columns)
-        # the exponent of the largest, and powers of two with it that scale exactly
-        bits = _largest_bits(values) >> 23
-        up = lax.bitcast_convert_type(jnp.clip(253 - bits, 1, 253) << 23, jnp.float32)
-        down = lax.bitcast_convert_type(jnp.clip(bits + 1, 1, 255) << 23, jnp.float32)
-        scaled = values * up[None]  # in [0, 1), the largest at least 1/2
-        terms = (jnp.square(scaled) if squared else scaled) * _UNITS
-        total = jnp.sum(terms.astype(jnp.int32), axis=0, dtype=jnp.int32)
-        values = total.astype(jnp.float32) * jnp.float32(1 / _UNITS) * down
-        values = values * down if squared else values
-        limit = _SQUARED_LIMIT if squared else _LIMIT
-        values = jnp.where(bits < limit, values, jnp.inf)  # NaN has the top exponent
+        values = _sums_of_columns(values, squared)
         squared = False
     return values.reshape(())
+
+
+def _sums_of_columns(values: jax.Array, squared: bool) -> jax.Array:
+    """Sums (terms, columns) down axis 0; on CPU some columns after the other.
+
+    Terms are read twice, once for their largest. In a few columns at a time they stay
+    in a core's cache between: a quarter of the time less for large arrays. Each
+    column has the same sum either way.
+    """
+    terms, columns = values.shape
+    whole = functools.partial(_sums_at_once, squared=squared)
+    if columns < 2 * _COLUMNS_AT_ONCE:
+        return whole(values)
+
+    def in_turn(values: jax.Array) -> jax.Array:
+        def some(index: jax.Array, sums: jax.Array) -> jax.Array:
+            start = jnp.minimum(index * _COLUMNS_AT_ONCE, columns - _COLUMNS_AT_ONCE)
+            part = lax.dynamic_slice(values, (0, start), (terms, _COLUMNS_AT_ONCE))
+            part = whole(lax.optimization_barrier(part))
+            return lax.dynamic_update_slice(sums, part, (start,))
+
+        count = -(-columns // _COLUMNS_AT_ONCE)  # the last ones overlap others
+        return lax.fori_loop(0, count, some, jnp.zeros(columns, jnp.float32))
+
+    return lax.platform_dependent(values, cpu=in_turn, default=whole)
+
+
+def _sums_at_once(values: jax.Array, *, squared: bool) -> jax.Array:
+    # the exponent of the largest, and powers of two with it that scale exactly
+    bits = _largest_bits(values) >> 23
+    up = lax.bitcast_convert_type(jnp.clip(253 - bits, 1, 253) << 23, jnp.float32)
+    down = lax.bitcast_convert_type(jnp.clip(bits + 1, 1, 255) << 23, jnp.float32)
+    scaled = values * up[None]  # in [0, 1), the largest at least 1/2
+    terms = (jnp.square(scaled) if squared else scaled) * _UNITS
+    total = jnp.sum(terms.astype(jnp.int32), axis=0, dtype=jnp.int32)
+    sums = total.astype(jnp.float32) * jnp.float32(1 / _UNITS) * down
+    sums = sums * down if squared else sums
+    limit = _SQUARED_LIMIT if squared else _LIMIT
+    return jnp.where(bits < limit, sums, jnp.inf)  # NaN has the top exponent
 
 
 def _peak(leaf: jax.Array) -> jax.Array:

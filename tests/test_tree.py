@@ -256,3 +256,22 @@ def test_every_way_of_compiling_gives_the_same_bits(size):
         return {a.tobytes() for a in (alone, mapped, looped, eager)}
 
     assert len(bits(tree.sum_of_squares)) == 1
+
+
+@pytest.mark.parametrize("size", [2**18, 2**18 + 1, 2**18 + 200_001])
+@pytest.mark.parametrize("bad", [None, np.nan, 2.0**63])
+def test_sums_some_columns_after_the_other_have_the_same_bits(monkeypatch, size, bad):
+    generator = np.random.default_rng(size)
+    values = generator.standard_normal(size).astype(np.float32)
+    values *= np.exp2(generator.integers(-60, 20, size)).astype(np.float32)
+    if bad is not None:
+        values[size // 2] = bad
+    found = {}
+    for columns in (512, size):  # in turn, and all at once
+        monkeypatch.setattr(tree, "_COLUMNS_AT_ONCE", columns)
+        found[columns] = [
+            jax.jit(lambda a, f=f: f([a]))(values)
+            for f in (tree.sum_of_squares, tree.sum_of_magnitudes)
+        ]
+    for ours, theirs in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
