@@ -28,7 +28,6 @@ PLAIN = {
 EXCEPTIONS = {
     ("clients/_flax.py", "jax.random.key"): "its shape only: nothing is drawn",
     ("clients/_loss.py", "jax.random.key"): "its shape only: nothing is drawn",
-    ("clients/_loss.py", "jax.random.normal"): "a check of the loss before any run",
     ("noise/_optimise.py", "numpy.random.default_rng"): "starts of a public search",
     ("noise/_privunit.py", "jax.random.normal"): "PrivUnit is not proved to the bit",
     ("noise/_privunit.py", "jax.random.uniform"): "PrivUnit is not proved to the bit",
