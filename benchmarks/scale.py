@@ -1,6 +1,6 @@
 """How the engine scales: clients a second, memory, empty rounds, first rounds, plans.
 
-What you should see on two quiet cores: 45,000 clients a second on the small model,
+What is aimed at, on two quiet cores: 45,000 clients a second on the small model,
 resident memory that grows by less than 150 MB from cohorts of a hundred to a million,
 an empty round of a quarter of a millisecond, a first round of the multilayer
 perceptron within 3 s (within 1 s where compiled programs are kept on disk), plans of
