@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxfed as jf
+from jaxfed.engine._block import unpack
 from jaxfed.engine._planner import Planner
 from jaxfed.privacy import _dp_sgd, _joint
 from jaxfed.typing import Batch, Batching
@@ -52,6 +53,15 @@ def simulate(privacy, local=None, rounds=3, data=DATA, **options):
     )
 
 
+def planned_batches(batching, clients, word):
+    """Returns the row numbers of all batches of one lane, (batches, batch size)."""
+    planner = Planner(DATA, batching, max_clients=3, lanes=1)
+    (block,) = planner.plan(np.array(clients), np.uint64(word))
+    (packed,) = block.packed
+    cohort = unpack(block.layout, packed)
+    return cohort.rows[: cohort.num_steps.sum()]
+
+
 def test_epsilons_are_those_of_poisson_sampled_steps():
     """A second accountant, RDP of the untruncated sampling, is near and above."""
     privacy = example_level(rate=0.05, steps=10, sizes=(400, 300, 200))
@@ -87,9 +97,8 @@ def test_poisson_batches_have_the_law_that_is_accounted():
     # inclusion is within 5.1 standard errors (false alarm 25 * 3.5e-7), pairs too; a
     # rate of .33, or shuffled batches of fixed size, would show.
     batching = Batching(batch_size=16, steps=4000, rate=0.3)
-    planner = Planner(DATA, batching, max_clients=3, lanes=1)
-    cohort = planner.plan(np.array([1]), np.uint64(77))
-    lines = np.asarray(cohort.rows)[:4000]
+    lines = planned_batches(batching, [1], word=77)
+    assert len(lines) == 4000
     joined = np.zeros((4000, 25))
     for index, line in enumerate(lines):
         own = line[line >= 0] - DATA.offsets[1]
@@ -105,14 +114,12 @@ def test_poisson_batches_have_the_law_that_is_accounted():
     assert sizes.max() <= 16
     # binomial variance 5.25; a fixed batch size would have none
     assert abs(sizes.var() - 5.25) < 5.1 * 5.25 * np.sqrt(2 / 4000) + 0.05
-    other = planner.plan(np.array([1]), np.uint64(78))
-    assert (np.asarray(other.rows)[:4000] != lines).any()
+    assert (planned_batches(batching, [1], word=78) != lines).any()
 
 
 def test_a_batch_that_exceeds_the_cap_keeps_a_uniform_part():
     batching = Batching(batch_size=5, steps=6000, rate=0.9)
-    planner = Planner(DATA, batching, max_clients=1, lanes=1)
-    lines = np.asarray(planner.plan(np.array([2]), np.uint64(5)).rows)[:6000]
+    lines = planned_batches(batching, [2], word=5)
     own = lines[lines >= 0] - DATA.offsets[2]
     assert np.bincount(np.sum(lines >= 0, axis=1), minlength=6)[5] > 5900
     share = np.bincount(own, minlength=12) / 6000  # 5 / 12 each, standard error .0064
@@ -122,10 +129,7 @@ def test_a_batch_that_exceeds_the_cap_keeps_a_uniform_part():
 def test_a_rate_of_one_takes_every_example_in_every_step():
     privacy = example_level(rate=1.0)
     batching = privacy.sgd(logistic_loss, optax.sgd(0.1)).batching
-    cohort = Planner(DATA, batching, max_clients=3, lanes=1).plan(
-        np.arange(3), np.uint64(1)
-    )
-    rows = np.asarray(cohort.rows)
+    rows = planned_batches(batching, range(3), word=1)
     found = np.bincount(rows[rows >= 0], minlength=DATA.num_examples)
     assert (found == privacy.steps).all()
 
