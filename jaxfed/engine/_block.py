@@ -20,12 +20,11 @@ class Layout(NamedTuple):
     lines: int
     width: int
 
-    def shapes(self) -> Cohort:
-        """Returns the shape of every field of the cohort."""
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shape of every field of the cohort, in their order."""
         pairs, one_each = (self.chunks, self.lanes), (self.chunks,)
         lines = (self.lines, self.width)
-        shapes: list[Any] = [pairs] * 4 + [one_each] * 2 + [lines, ()]
-        return Cohort(*shapes)
+        return [pairs] * 4 + [one_each] * 2 + [lines, ()]
 
     @property
     def size(self) -> int:

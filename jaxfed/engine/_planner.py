@@ -114,7 +114,7 @@ class Planner:
         for one in range(self._devices):
             mine = device == one
             place[mine] = np.arange(np.count_nonzero(mine), dtype=np.int32)
-        blocks = -(-int(place.max(initial=0) + 1) // self._queue_chunks)
+        blocks = -(-(int(np.max(place, initial=0)) + 1) // self._queue_chunks)
         block, chunk = place % blocks, place // blocks  # long and short work in each
         order = np.lexsort((chunk, device, block)).astype(np.int32)
         lane = np.arange(self._lanes, dtype=np.int32)
@@ -136,7 +136,7 @@ class Planner:
         of_device = np.bincount(queues.device, steps, self._devices).astype(np.int64)
         first = ends - steps - (np.cumsum(of_device) - of_device)[queues.device]
         layout = self._fitting(
-            int(queues.chunk.max(initial=-1)) + 1, int(of_device.max(initial=0))
+            int(np.max(queues.chunk, initial=-1)) + 1, int(np.max(of_device, initial=0))
         )
         shape = (self._devices, layout.chunks, layout.lanes)
         where = (queues.device, queues.chunk, queues.lane)
@@ -221,7 +221,7 @@ class Planner:
         queue = typical / (self._lanes * self._devices)
         blocks = max(1.0, np.ceil(queue / self._queue_chunks))
         share = total / (self._devices * blocks)
-        slack = 0 if self._devices * blocks == 1 else steps.max()
+        slack = 0 if self._devices * blocks == 1 else float(np.max(steps))
         self._chunks = rounded_up(int(np.ceil(queue / blocks)) + (self._devices > 1))
         self._lines = rounded_up(int(np.ceil(share + slack)))
 
