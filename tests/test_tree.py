@@ -152,11 +152,6 @@ def test_a_nan_is_the_largest_magnitude_at_every_size(size, bad):
     np.testing.assert_array_equal(np.isnan(mapped), [True, False])
 
 
-def levels(size):
-    """How many sums of at most 256 terms lie on the way to the total."""
-    return 1 if size <= 256 else 1 + levels(-(-size // 256))
-
-
 def exact(leaves):
     """The sum of squares, rounded once: squares of float32 are exact in float64."""
     return math.fsum(
@@ -164,15 +159,11 @@ def exact(leaves):
     )
 
 
-def bound(leaves):
-    most = max(levels(leaf.size) for leaf in leaves) + levels(len(leaves))
-    return 2.0**-13 + (most - 1) * 2.0**-14
+BOUND = 2.0**-16  # as documented
 
 
 def keeps_the_bound(found, leaves):
-    """Truncation only loses; rounding of the squares may add 2**-24."""
-    error = float(found) / exact(leaves) - 1
-    return -bound(leaves) <= error <= 2 * UNIT
+    return abs(float(found) / exact(leaves) - 1) <= BOUND
 
 
 def equal(size):
@@ -216,7 +207,8 @@ def test_a_running_sum_would_not_keep_it():
         values = make(size)
         running = np.cumsum(np.square(values), dtype=np.float32)[-1]
         expected = exact([values])
-        assert abs(float(running) - expected) / expected > bound([values])
+        assert not keeps_the_bound(running, [values])
+        assert expected > 0
 
 
 @pytest.mark.parametrize("count", [1, 3, pytest.param(1030, marks=pytest.mark.slow)])
@@ -235,7 +227,7 @@ def test_low_precision_leaves_are_squared_in_float32():
 
 
 def test_what_cannot_be_squared_is_infinite():
-    for bad in (np.nan, np.inf, -np.inf, 3e38, -1e30, 2.0**63):
+    for bad in (np.nan, -np.nan, np.inf, -np.inf, 3e38, -1e30, 2.0**64):
         for size in (1, 2, 300, 70_000):
             values = np.full(size, 3.0, np.float32)
             values[size // 2] = bad
@@ -256,22 +248,3 @@ def test_every_way_of_compiling_gives_the_same_bits(size):
         return {a.tobytes() for a in (alone, mapped, looped, eager)}
 
     assert len(bits(tree.sum_of_squares)) == 1
-
-
-@pytest.mark.parametrize("size", [2**18, 2**18 + 1, 2**18 + 200_001])
-@pytest.mark.parametrize("bad", [None, np.nan, 2.0**63])
-def test_sums_some_columns_after_the_other_have_the_same_bits(monkeypatch, size, bad):
-    generator = np.random.default_rng(size)
-    values = generator.standard_normal(size).astype(np.float32)
-    values *= np.exp2(generator.integers(-60, 20, size)).astype(np.float32)
-    if bad is not None:
-        values[size // 2] = bad
-    found = {}
-    for columns in (512, size):  # in turn, and all at once
-        monkeypatch.setattr(tree, "_COLUMNS_AT_ONCE", columns)
-        found[columns] = [
-            jax.jit(lambda a, f=f: f([a]))(values)
-            for f in (tree.sum_of_squares, tree.sum_of_magnitudes)
-        ]
-    for ours, theirs in zip(*found.values(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)

@@ -13,7 +13,7 @@ from jaxfed.clipping._base import checked_norm
 from jaxfed.clipping._fixed import Clipped, bounded
 from jaxfed.typing import PyTree
 
-# The computed sum is within 2**-11.6 of the true one (`tree.sum_of_magnitudes`); a
+# The computed sum is within 2**-16 of the true one (`tree.sum_of_magnitudes`); a
 # limit 2**-10 below the bound leaves room for that and for the scaling's rounding.
 _HEADROOM = 1.0 - 2.0**-10
 

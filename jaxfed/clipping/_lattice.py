@@ -9,16 +9,17 @@ arXiv:2102.06387, is the same idea for secure aggregation).
 Theorem (L2 bound). The integers that `encode` returns have an exact L2 norm of at
 most `levels`, for every input of fewer than 2**30 scalars. Proof. Let u be the
 float32 values in units of the norm, and n the computed `sqrt(sum_of_squares(u))`.
-By the bound of `tree.sum_of_squares` the true norm of u is at most n (1 + 2**-12.3);
-squares that flush to zero add at most 2**30 * 2**-126 to its square. Either n is at
+By the bound of `tree.sum_of_squares` the true norm of u is at most n (1 + 2**-16);
+scalars that count as zero add at most 2**30 * 2**-102 to its square. Either n is at
 most 1 - 2**-11 and u is multiplied by `target`, or it is multiplied by at most
 `target (1 - 2**-11) / n (1 + 2**-21)`; both give a true norm below `target`.
 Truncation towards zero shortens every coordinate, and there `target = levels`;
 randomised rounding moves each of d coordinates by less than 1, and there
 `target = levels - ceil(sqrt(d))`.
 
-Only integers are summed and all else is elementwise, so that the same update gives
-the same integers under every strategy, chunking and number of devices, and in NumPy.
+Every sum is written out in an order of its own and all else is elementwise, so that
+the same update gives the same integers under every strategy, chunking and number of
+devices, and in NumPy.
 """
 
 import dataclasses

@@ -201,14 +201,14 @@ def test_overflow_is_impossible_and_refused_when_the_round_is_built():
 
 def cases_of_every_size():
     rng = np.random.default_rng(11)
-    for size in (1, 2, 255, 256, 257, 4000, 65_537, 300_000):
+    for size in (1, 2, 63, 64, 65, 513, 4000, 12_287, 12_289, 65_537, 300_000):
         for scale in (1e-30, 1e-4, 1.0, 1e3, 1e15):
             values = rng.normal(size=size) * 10.0 ** rng.uniform(-3, 3, size)
             yield (scale * values / np.linalg.norm(values)).astype(np.float32)
 
 
 def test_compiled_programs_and_numpy_give_the_same_integers():
-    """Whatever the compiler reorders or fuses: no float is ever summed."""
+    """Whatever the compiler reorders or fuses."""
     for values in cases_of_every_size():
         cut = -(-len(values) // 3)
         leaves = [values[:cut], values[cut:]] if cut < len(values) else [values]
@@ -234,16 +234,13 @@ def test_alone_mapped_and_in_a_loop_give_the_same_integers():
         np.testing.assert_array_equal(run(jnp.asarray(rows[0])), alone[0])
 
 
-def test_the_compiled_program_sums_integers_only():
-    """The proof of the bound needs it: a float sum's error depends on its order."""
-    values = jnp.zeros(1_000_000)
-    text = compiled(TRUNCATING).lower([values], jnp.float32(1), key()).as_text()
-    reduces = [line for line in text.splitlines() if "stablehlo.reduce(" in line]
-    assert sum("stablehlo.add" in line for line in reduces) >= 3  # one a level
-    for line in reduces:
-        if "stablehlo.add" in line:
-            assert "xi32>" in line
-            assert "xf32>" not in line
+def test_the_compiled_program_leaves_no_float_sum_to_the_compiler():
+    """The bits need it: what is not written out, a compiler adds in its own order."""
+    values = [jnp.zeros(1_000_000), jnp.zeros((30, 7))]
+    text = compiled(TRUNCATING).lower(values, jnp.float32(1), key()).as_text()
+    assert "stablehlo.add" in text
+    for summing in ("stablehlo.reduce", "stablehlo.dot", "stablehlo.convolution"):
+        assert summing not in text
 
 
 def test_sums_are_the_same_in_every_order_and_chunking():

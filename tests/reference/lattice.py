@@ -1,7 +1,7 @@
 """The lattice's encoding in plain NumPy, in the same arithmetic: the same integers.
 
-Sums are Python-like integer sums, so that this is also what a client without JAX would
-compute.
+Additions are written out in their order, so that this is also what a client without
+JAX would compute.
 """
 
 import numpy as np
@@ -9,31 +9,43 @@ import numpy as np
 F = np.float32
 
 
-def sum_in_integers(values, *, squared):
-    """Columns of up to 256 terms, scaled by a power of two, truncated and added."""
-    values = np.abs(np.ravel(values)).astype(F)
-    while values.size > 1 or squared:
-        columns = -(-values.size // 256)
-        values = np.pad(values, (0, -values.size % columns)).reshape(-1, columns)
-        largest = values.max(axis=0)
-        bits = largest.view(np.int32) >> 23
-        up = (np.clip(253 - bits, 1, 253) << 23).astype(np.int32).view(F)
-        down = (np.clip(bits + 1, 1, 255) << 23).astype(np.int32).view(F)
-        scaled = values * up
-        terms = (scaled * scaled if squared else scaled) * F(2**23)
-        total = terms.astype(np.int64).sum(axis=0)
-        assert total.max(initial=0) < 2**31
-        values = total.astype(F) * F(2.0**-23) * down
-        values = values * down if squared else values
-        squared = False
-    return values.reshape(())
+def squares(values):
+    """(h + l)**2 without l**2, of the upper 12 bits and the lower ones: exact parts."""
+    bits = np.abs(np.ravel(values)).astype(F).view(np.int32)
+    bits = np.where(bits < 76 << 23, 0, np.minimum(bits, 0x7F7FFFFF)).astype(np.int32)
+    upper = (bits & ~0xFFF).view(F)
+    lower = bits.view(F) - upper
+    with np.errstate(over="ignore"):
+        return upper * upper + upper * (F(2) * lower)
+
+
+def added(terms):
+    """Eight equal parts added to each other, until one is left."""
+    while terms.size > 1:
+        length = terms.size // 8 if terms.size >= 64 else -(-terms.size // 8)
+        terms = np.pad(terms, (0, max(0, 8 * length - terms.size)))
+        total = np.zeros(length, F)
+        for part in terms[: 8 * length].reshape(8, length):
+            total = total + part
+        rest = terms[8 * length :]
+        total[: rest.size] += rest
+        terms = total
+    return terms.reshape(())
+
+
+def sum_of_squares(leaves):
+    """Leaves of fewer than 4,096 scalars are joined, and added after the others."""
+    parts = [squares(leaf) for leaf in leaves]
+    small = [part for part in parts if part.size < 4096]
+    sums = [added(part) for part in parts if part.size >= 4096]
+    sums += [added(np.concatenate(small))] if small else []
+    return added(np.array(sums, F))
 
 
 def encode(leaves, norm, *, target):
     """Returns the truncated integers of one group of leaves."""
     in_norms = [leaf.astype(F) * (F(1) / F(norm)) for leaf in leaves]
-    squares = np.array([sum_in_integers(leaf, squared=True) for leaf in in_norms])
-    squared = sum_in_integers(squares, squared=False)
+    squared = sum_of_squares(in_norms)
     if not squared < F(2.0**120):
         return [np.zeros(leaf.shape, np.int32) for leaf in leaves]
     length = np.sqrt(squared)
