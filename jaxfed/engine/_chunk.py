@@ -4,8 +4,8 @@ Every engine is made of these four functions: one runs them inside a loop of a c
 program, the other compiles each and calls it from Python.
 
 A chunk has `lanes` clients that are stepped side by side; a lane that is done, or
-padding, keeps its carry. A chunk of one lane is not mapped over, so that its arrays
-keep the shapes of a single client.
+padding, keeps its carry. A chunk of one lane is not mapped over, and its arrays have no
+axis of lanes: with one, compilers copy parameters that they could update in place.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Common(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """One chunk of the cohort; every field (lanes,)."""
+    """One chunk of the cohort; every field (lanes,), or () of a client alone."""
 
     clients: jax.Array
     num_examples: jax.Array
@@ -46,13 +46,18 @@ class Lanes(NamedTuple):
     num_steps: jax.Array
 
     @property
-    def number(self) -> int:
-        """How many lanes there are."""
-        return self.clients.shape[0]
+    def is_alone(self) -> bool:
+        """Whether this is one client, with no axis of lanes."""
+        return self.clients.ndim == 0
+
+    @property
+    def longest(self) -> jax.Array:
+        """How many steps the chunk takes, () int32."""
+        return self.num_steps if self.is_alone else self.num_steps[0]
 
 
 class Progress(NamedTuple):
-    """How far a chunk has come; leaves (lanes, ...)."""
+    """How far a chunk has come; leaves (lanes, ...), or (...) of a client alone."""
 
     carry: PyTree
     metrics: Metrics
@@ -70,7 +75,8 @@ class Sums(NamedTuple):
 
 def lanes_of(cohort: Cohort, index: jax.Array) -> Lanes:
     """Returns one chunk of a cohort."""
-    return Lanes(*(field[index] for field in cohort[:4]))
+    is_alone = cohort.clients.shape[-1] == 1
+    return Lanes(*(f[index, 0] if is_alone else f[index] for f in cohort[:4]))
 
 
 def begin(common: Common, lanes: Lanes, rows: jax.Array, clients: PyTree) -> Progress:
@@ -80,7 +86,7 @@ def begin(common: Common, lanes: Lanes, rows: jax.Array, clients: PyTree) -> Pro
     def one(kept: PyTree) -> PyTree:
         return local.init(common.shared, kept)
 
-    carry = _each(lanes.number, one, kept_by(lanes, clients))
+    carry = _each(lanes, one, kept_by(lanes, clients))
 
     def first(carry: PyTree) -> Metrics:
         return _step(common, lanes, rows, carry, jnp.zeros((), jnp.int32))[1]
@@ -102,7 +108,7 @@ def advance(
     """
     carry, metrics = _step(common, lanes, rows, so_far.carry, index)
     summed = jax.tree.map(jnp.add, so_far.metrics, metrics)
-    if lanes.number == 1:  # nobody waits for a longer neighbour
+    if lanes.is_alone:  # nobody waits for a longer neighbour
         return Progress(carry, summed)
     return tree.where_rows(index < lanes.num_steps, Progress(carry, summed), so_far)
 
@@ -116,34 +122,36 @@ def end(
     metrics nor a new state.
 
     Returns:
-        The sums, and what each lane's client keeps, (lanes, ...).
+        The sums, and what each lane's client keeps, shaped as `kept_by` gives it.
     """
     encoded, counts, new = _results(common, lanes, so_far.carry)
     is_real = lanes.num_steps > 0
     succeeded = _alike(is_real, counts) & counts
     steps = jnp.maximum(lanes.num_steps, 1).astype(jnp.float32)
     means = jax.tree.map(lambda a: a / _alike(steps, a), so_far.metrics)
-    sums = Sums(
-        encoded=tree.add(sums.encoded, _total(encoded, is_real)),
-        metrics=tree.add(sums.metrics, _total(means, succeeded)),
-        num_clients=sums.num_clients + jnp.sum(is_real, dtype=jnp.int32),
-        num_failed=sums.num_failed
-        + jnp.sum(_alike(is_real, counts) & ~counts, axis=0, dtype=jnp.int32),
+    failed = _alike(is_real, counts) & ~counts
+    ours = Sums(
+        encoded=_total(lanes, encoded, is_real),
+        metrics=_total(lanes, means, succeeded),
+        num_clients=_total(lanes, is_real.astype(jnp.int32), is_real),
+        num_failed=_total(lanes, failed.astype(jnp.int32), is_real),
     )
+    sums = tree.add(sums, ours)
     return sums, tree.where_rows(succeeded, new, kept_by(lanes, clients))
 
 
 def zero_sums(common: Common, cohort: Cohort, clients: PyTree) -> Sums:
     """Returns zeros in the shapes of the sums, found by tracing one chunk."""
+    lanes = lanes_of(cohort, jnp.zeros((), jnp.int32))
 
     def trace() -> tuple[PyTree, Metrics, jax.Array]:
-        lanes = lanes_of(cohort, jnp.zeros((), jnp.int32))
         so_far = begin(common, lanes, cohort.rows, clients)
         encoded, counts, _ = _results(common, lanes, so_far.carry)
         return encoded, so_far.metrics, counts
 
     def zero(spec: Any) -> jax.Array:
-        return jnp.zeros(spec.shape[1:], spec.dtype)
+        shape = spec.shape if lanes.is_alone else spec.shape[1:]
+        return jnp.zeros(shape, spec.dtype)
 
     encoded, metrics, counts = jax.tree.map(zero, jax.eval_shape(trace))
     return Sums(
@@ -155,7 +163,7 @@ def zero_sums(common: Common, cohort: Cohort, clients: PyTree) -> Sums:
 
 
 def kept_by(lanes: Lanes, clients: PyTree) -> PyTree:
-    """Returns what the clients of a chunk have kept, (lanes, ...)."""
+    """Returns what the clients of a chunk have kept, (lanes, ...), or (...)."""
     return jax.tree.map(lambda a: a.at[lanes.clients].get(mode="clip"), clients)
 
 
@@ -173,7 +181,7 @@ def _step(
         return common.algorithm.local.step(carry, batch, key=key)
 
     batch = Batch(examples, is_real, lanes.num_examples)
-    return _each(lanes.number, one, carry, batch, lanes.clients)
+    return _each(lanes, one, carry, batch, lanes.clients)
 
 
 def _results(
@@ -192,23 +200,24 @@ def _results(
             counts = tree.is_finite(result.update)
         return encoded, counts, result.client_state
 
-    return _each(lanes.number, one, carry, lanes.clients)
+    return _each(lanes, one, carry, lanes.clients)
 
 
-def _each(lanes: int, function: Callable[..., Any], *arguments: PyTree) -> Any:
-    """Applies a function to every lane; to the only one without mapping over it."""
-    if lanes > 1:
-        return jax.vmap(function, axis_size=lanes)(*arguments)
-    alone = jax.tree.map(lambda a: a[0], arguments)
-    return jax.tree.map(lambda a: a[None], function(*alone))
+def _each(lanes: Lanes, function: Callable[..., Any], *arguments: PyTree) -> Any:
+    """Applies a function to every lane."""
+    if lanes.is_alone:
+        return function(*arguments)
+    return jax.vmap(function, axis_size=lanes.clients.size)(*arguments)
 
 
-def _total(values: PyTree, counted: jax.Array) -> PyTree:
-    """Sums the entries that count over axis 0, in the dtype of each leaf."""
+def _total(lanes: Lanes, values: PyTree, counted: jax.Array) -> PyTree:
+    """Sums the lanes that count, in the dtype of each leaf."""
     kept = tree.where_rows(counted, values, tree.zeros_like(values))
+    if lanes.is_alone:
+        return kept
     return jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), kept)
 
 
 def _alike(values: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives (lanes,) values the rank of (lanes, ...) ones."""
+    """Gives (lanes,) values the rank of (lanes, ...) ones; () ones likewise."""
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

@@ -111,7 +111,11 @@ def add_up(
         progress = _chunk.begin(common, lanes, cohort.rows, clients)
         progress = _train(common, cohort, index, lanes, progress, widths)
         sums, kept = _chunk.end(common, lanes, progress, so_far[0], clients)
-        return sums, jax.tree.map(lambda a, b: a.at[index].set(b), so_far[1], kept)
+        return sums, jax.tree.map(
+            lambda a, b: a.at[index].set(b[None] if lanes.is_alone else b),
+            so_far[1],
+            kept,
+        )
 
     shape = cohort.clients.shape
     nothing = jax.tree.map(lambda a: jnp.zeros(shape + a.shape[1:], a.dtype), clients)
@@ -169,7 +173,7 @@ def _train(
     The last batch of a pass runs in a loop of its own, of one turn or none, for each
     narrower width: a branch would make XLA copy the carry.
     """
-    total = lanes.num_steps[0]  # the longest comes first
+    total = lanes.longest
 
     def at(width: int | None) -> Any:
         rows = cohort.rows if width is None else cohort.rows[:, :width]
