@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxfed import tree
 from jaxfed.clipping._base import Clipping, Group, checked_norm, whole
@@ -96,6 +97,7 @@ def bounded(
         limit: () float32.
         length_of: a norm of float32 leaves, of ordinary size.
     """
+    update = lax.optimization_barrier(update)  # measured and scaled: the same numbers
     peak = tree.maximum_magnitude(update)
     is_finite = jnp.isfinite(peak)
     values = jax.tree.map(
@@ -106,7 +108,7 @@ def bounded(
         1 / _RESCALE,
         jnp.where(peak < 1 / _ORDINARY, _RESCALE, 1.0),
     ).astype(jnp.float32)
-    scaled = tree.scale(values, unit)
+    scaled = lax.optimization_barrier(tree.scale(values, unit))
     length = length_of(scaled)  # in this unit
     fits = length <= limit * unit
     shrink = limit / jnp.where(fits, 1.0, length)

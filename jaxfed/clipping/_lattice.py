@@ -8,7 +8,9 @@ arXiv:2102.06387, is the same idea for secure aggregation).
 
 Theorem (L2 bound). The integers that `encode` returns have an exact L2 norm of at
 most `levels`, for every input of fewer than 2**30 scalars. Proof. Let u be the
-float32 values in units of the norm, and n the computed `sqrt(sum_of_squares(u))`.
+float32 values in units of the norm: one array in memory, both measured and scaled. (A
+compiler that computes it twice may round it twice in different ways.) Let n be the
+computed `sqrt(sum_of_squares(u))`.
 By the bound of `tree.sum_of_squares` the true norm of u is at most n (1 + 2**-16);
 scalars that count as zero add at most 2**30 * 2**-102 to its square. Either n is at
 most 1 - 2**-11 and u is multiplied by `target`, or it is multiplied by at most
@@ -134,6 +136,7 @@ def encode(
     # held apart: where it is a constant, a compiler may join it to the next factor
     in_one_norm = lax.optimization_barrier(1.0 / norm)
     in_norms = [leaf.astype(jnp.float32) * in_one_norm for leaf in leaves]
+    in_norms = lax.optimization_barrier(in_norms)  # the premise of the theorem
     squared = tree.sum_of_squares(in_norms)
     is_finite = squared < _MOST_SQUARED  # False for NaN
     length = jnp.sqrt(jnp.where(is_finite, squared, 1.0))
@@ -145,6 +148,7 @@ def encode(
     scaled = [jnp.where(is_finite, leaf * factor, 0.0) for leaf in in_norms]
     if not lattice.is_random:
         return Encoded([leaf.astype(jnp.int32) for leaf in scaled], is_finite, fits)
+    scaled = lax.optimization_barrier(scaled)  # floor and fraction of the same number
     keys = jax.random.split(key, len(scaled))
     value = [_randomly(leaf, key=keys[i]) for i, leaf in enumerate(scaled)]
     return Encoded(value, is_finite, fits)

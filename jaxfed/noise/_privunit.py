@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxfed import _check as check
 from jaxfed import keys, tree
@@ -122,6 +123,7 @@ class PrivUnit(Configuration):
         along = _draw(law, key=keys.for_leaf(key, 1))
         normal = jax.random.normal(keys.for_leaf(key, 2), unit.shape, jnp.float32)
         across = normal - _dot(normal, unit) * unit  # orthogonal to the input
+        across = lax.optimization_barrier(across)  # measured and scaled: the same
         length = jnp.sqrt(tree.sum_of_squares(across))
         across = across * (jnp.sqrt(1 - along * along) / length)
         uniform = normal / jnp.sqrt(tree.sum_of_squares(normal))
@@ -134,13 +136,15 @@ def _dot(left: jax.Array, right: jax.Array) -> jax.Array:
 
 def _unit(vector: jax.Array, *, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns plus or minus the input's direction, and whether it has one."""
+    vector = lax.optimization_barrier(vector)  # measured and scaled: the same numbers
     peak = tree.maximum_magnitude(vector)
     is_small = peak < _SMALL
     scaled = jnp.where(jnp.isfinite(peak), vector, 0.0)
     scaled = scaled * jnp.where(is_small, np.float32(2.0**80), np.float32(1))
+    scaled = lax.optimization_barrier(scaled)
     length = jnp.sqrt(tree.sum_of_squares(scaled))
     is_usable = (length > _SMALL) & jnp.isfinite(length)
-    unit = scaled / jnp.where(is_usable, length, 1.0)
+    unit = lax.optimization_barrier(scaled / jnp.where(is_usable, length, 1.0))
     # whatever the input was: the law below is that of a unit vector
     is_usable &= jnp.abs(tree.sum_of_squares(unit) - 1) < 1e-3
     norm = jnp.where(is_small, 0.0, length)

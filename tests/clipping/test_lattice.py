@@ -285,3 +285,32 @@ def test_every_usual_budget_can_be_built(multiplier):
 def test_what_is_not_floating_point_is_refused(dtype):
     with pytest.raises(TypeError, match="floating-point arrays, got"):
         _lattice.encode([jnp.zeros(3, dtype)], jnp.float32(1), TRUNCATING, key=key())
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("lattice", [TRUNCATING, randomised(2**12, 6000)])
+@pytest.mark.parametrize("norm", [1.0, 1e-6])
+def test_what_is_measured_is_what_is_scaled(lattice, norm, lanes):
+    """An update that one program computes and clips, of products that cancel.
+
+    A compiler joins the product to the difference where nothing else needs it, and
+    not where a second leaf does. Computed twice, the update is about zero where it is
+    measured and large where it is scaled, or the other way round.
+    """
+    a, b = 1e4 * np.random.default_rng(5).normal(size=(2, lanes, 3000))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+
+    def contribution(a, b, product):
+        update = [a * b - product, jnp.where(a * b > 1e30, 1.0, 0.0)]
+        tiny = [jnp.tanh(update[0]) + a * b * 1e-25, update[0]]
+        return [
+            _lattice.encode(leaves, jnp.float32(norm), lattice, key=key()).value
+            for leaves in (update, tiny)
+        ]
+
+    run = jax.jit(jax.vmap(contribution) if lanes > 1 else contribution)
+    arrays = (a, b, a * b) if lanes > 1 else (a[0], b[0], (a * b)[0])
+    for value in run(*arrays):
+        rows = np.concatenate([np.reshape(leaf, (lanes, -1)) for leaf in value], axis=1)
+        for row in rows:
+            assert exact_square(row) <= lattice.levels**2
