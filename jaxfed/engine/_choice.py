@@ -121,7 +121,8 @@ def _fastest(step: Step, candidates: list[tuple[str, int]]) -> tuple[str, int, s
         return found
 
     names = {f"{executor} {lanes}": (executor, lanes) for executor, lanes in candidates}
-    seconds = remembered(step.fingerprint() + " " + " ".join(sorted(names)), measure)
+    key = step.fingerprint() + " " + " ".join(sorted(names))
+    seconds = remembered(key, names, measure)
     best = min(seconds, key=lambda name: seconds[name])
     usual = next(iter(names))
     if seconds[best] * _CLEARLY > seconds[usual]:

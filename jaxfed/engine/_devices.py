@@ -27,7 +27,8 @@ def use_cores(count: int | None = None) -> int:
 
     Call it once, before anything else uses JAX. Clients are then trained on all cores
     at once, each on one, which beats one client whose products are spread over cores.
-    It has no effect on accelerators.
+    It has no effect on accelerators. It adds a flag to the environment variable
+    `XLA_FLAGS`, which programs that are started from this one inherit.
 
     Args:
         count: how many; all that this process may run on if not given.

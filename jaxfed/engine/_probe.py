@@ -4,18 +4,22 @@ The answer is kept on disk, because it holds for a model and a kind of device, a
 that the same program runs in the same way again.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
+import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax import lax
 
 from jaxfed.typing import Batch, FederatedAlgorithm, Params, Shared
@@ -59,8 +63,16 @@ class Step:
     def fingerprint(self) -> str:
         """Returns a hash of the step's program and of what runs it."""
         device = jax.devices()[0]
-        text = _ADDRESS.sub("", str(self.jaxpr))
-        parts = (text, device.platform, device.device_kind, jax.__version__)
+        parts = (
+            _ADDRESS.sub("", str(self.jaxpr)),
+            device.platform,
+            device.device_kind,
+            _processor(),
+            str(jax.device_count()),
+            os.environ.get("XLA_FLAGS", ""),
+            jax.__version__,
+            jaxlib.__version__,
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def seconds_in_loop(self, lanes: int) -> float:
@@ -110,35 +122,49 @@ class Step:
         return jax.tree.map(lambda a: jnp.repeat(a[None], lanes, axis=0), one)
 
 
-def remembered(key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def remembered(
+    key: str, names: Iterable[str], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
     """Returns seconds measured before, or measures now and keeps them on disk.
 
     In the folder named by `JAXFED_CACHE_DIR`, or `~/.cache/jaxfed`. A folder that
-    cannot be written, or a damaged file, costs a measurement in each process.
+    cannot be found or written, or a damaged file, costs a measurement in each process.
+
+    Args:
+        key: what is measured.
+        names: of what an answer has to hold the seconds.
+        measure: gives the seconds of these names.
     """
     if key in _in_memory:
         return _in_memory[key]
-    path = _folder() / _FILE
-    known = _read(path)
-    if key not in known:
-        known = {**known, key: measure()}
-        _write(path, known)
-    _in_memory[key] = known[key]
-    return known[key]
+    path = _file()
+    found = _read(path).get(key, {})
+    usable = all(math.isfinite(value) and value > 0 for value in found.values())
+    if set(found) != set(names) or not usable:
+        found = measure()
+        _write(path, key, found)
+    _in_memory[key] = found
+    return found
 
 
 _in_memory: dict[str, dict[str, float]] = {}
 
 
-def _folder() -> pathlib.Path:
+def _file() -> pathlib.Path | None:
+    """Returns where answers are kept; None where there is no home."""
     named = os.environ.get("JAXFED_CACHE_DIR")
     if named:
-        return pathlib.Path(named)
+        return pathlib.Path(named) / _FILE
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(base).expanduser() / "jaxfed"
+    try:
+        return pathlib.Path(base).expanduser() / "jaxfed" / _FILE
+    except RuntimeError:
+        return None
 
 
-def _read(path: pathlib.Path) -> dict[str, dict[str, float]]:
+def _read(path: pathlib.Path | None) -> dict[str, dict[str, float]]:
+    if path is None:
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
@@ -149,16 +175,37 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, float]]:
         return {}
 
 
-def _write(path: pathlib.Path, known: dict[str, dict[str, float]]) -> None:
+def _write(path: pathlib.Path | None, key: str, seconds: dict[str, float]) -> None:
+    """Adds an answer to those that are in the file by now."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(known, file, indent=1)
-        os.replace(file.name, path)  # whole or not at all, for other processes too
+        with (
+            tempfile.NamedTemporaryFile(
+                "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+            ) as file,
+            contextlib.ExitStack() as undo,
+        ):
+            undo.callback(os.unlink, file.name)
+            json.dump(_read(path) | {key: seconds}, file, indent=1)
+            file.flush()
+            os.replace(file.name, path)  # whole or not at all, for others too
+            undo.pop_all()
     except OSError:
         return
+
+
+def _processor() -> str:
+    """Returns the name of the processor as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.strip()
+    except OSError:
+        pass
+    return platform.processor()
 
 
 def _timed(run: Callable[[int], Any]) -> float:

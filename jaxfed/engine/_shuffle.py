@@ -55,10 +55,14 @@ class Work:
         if len(clients) > 0:
             fill = self._shuffle if self._batching.rate is None else self._sample
             fill(out.reshape(-1), clients, first, base, word)
-        # a padding slot names a real row of its own batch, inverted
+        # a padding slot names a row of its own client, inverted
         padding = np.flatnonzero(out.reshape(-1) < 0)
-        own = np.maximum(out[padding // self.width, 0], 0)
-        out.reshape(-1)[padding] = ~own
+        own = np.maximum(out[:, 0], 0)
+        if self._batching.rate is not None:  # whose batches may be empty
+            steps = self.steps[clients]
+            place = np.repeat(first, steps) + _within(steps)
+            own[place] = np.repeat(base, steps)
+        out.reshape(-1)[padding] = ~own[padding // self.width]
         return out
 
     def _sample(

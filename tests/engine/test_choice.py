@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +112,60 @@ def test_a_damaged_answer_is_measured_anew(monkeypatch, folder, content):
     choose(CONVOLVED, convolved_loss)
     assert len(calls) == 2
     assert len(json.loads((folder / "strategies.json").read_text())) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"loop 8": 1.0},
+        {"loop 8": 1.0, "other 1": 1.0},
+        {"loop 8": math.nan, "stepped 8": 1.0},
+        {"loop 8": 0.0, "stepped 8": 1.0},
+    ],
+)
+def test_an_answer_to_something_else_is_measured_anew(monkeypatch, folder, answer):
+    calls = timed(monkeypatch, 1.0, 0.1)
+    choose(CONVOLVED, convolved_loss)
+    file = folder / "strategies.json"
+    (key,) = json.loads(file.read_text())
+    file.write_text(json.dumps({key: answer, "another": {"loop 8": 2.0}}))
+    _probe._in_memory.clear()  # as a new process
+    calls.clear()
+    assert choose(CONVOLVED, convolved_loss).executor == "stepped"
+    assert len(calls) == 2
+    kept = json.loads(file.read_text())
+    assert set(kept[key]) == {"loop 8", "stepped 8"}
+    assert kept["another"] == {"loop 8": 2.0}  # what others wrote stays
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JAXFED_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "expanduser", homeless)
+    timed(monkeypatch, 1.0, 1.0)
+    assert choose(CONVOLVED, convolved_loss).executor == "loop"
+
+
+def test_a_full_disk_leaves_nothing_behind(monkeypatch, folder):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    timed(monkeypatch, 1.0, 1.0)
+    monkeypatch.setattr(_probe.json, "dump", full)
+    choose(CONVOLVED, convolved_loss)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_answer_holds_for_the_flags_it_was_measured_with(monkeypatch):
+    step = _probe.Step(algorithm(convolved_loss), CONVOLVED, dict(DATA.arrays), width=4)
+    before = step.fingerprint()
+    assert step.fingerprint() == before
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    assert step.fingerprint() != before
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, folder):

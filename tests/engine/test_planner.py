@@ -286,3 +286,18 @@ def test_packing_and_unpacking():
     for device in range(2):
         for field, back in zip(fields, unpack(layout, packed[device]), strict=True):
             np.testing.assert_array_equal(field[device], back)
+
+
+def test_an_empty_batch_names_a_row_of_its_own_client():
+    data = ragged_data([3, 5, 2])
+    batching = Batching(batch_size=4, steps=50, rate=0.05)
+    planner = Planner(data, batching, max_clients=3)
+    queues = queues_of(planner, [0, 1, 2])
+    empty = 0
+    for client in range(3):
+        lines = lines_of(queues, client)
+        own = np.where(lines >= 0, lines, ~lines)
+        assert (own >= data.offsets[client]).all()
+        assert (own < data.offsets[client + 1]).all()
+        empty += (lines < 0).all(axis=1).sum()
+    assert empty > 50
