@@ -90,10 +90,13 @@ def _algorithm(workload, model, *, exact):
     sampling = jf.sampling.FixedSize(
         population=workload.population, size=workload.cohort
     )
+    # noise of a thousandth of the clip in the mean, so that no model of many rounds
+    # and few clients drowns in it; its amount takes no time
+    multiplier = 1e-6 if exact else workload.cohort / 1000
     privacy = jf.privacy.central(
         sampling=sampling,
         clipping=jf.clipping.Fixed(norm=workload.clip),
-        noise=jf.noise.Gaussian(multiplier=1e-6 if exact else 1.0),
+        noise=jf.noise.Gaussian(multiplier=multiplier),
     )
     return jf.algorithms.fedavg(local, privacy)
 
