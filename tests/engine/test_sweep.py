@@ -178,9 +178,31 @@ def test_adaptive_clipping_keeps_a_norm_for_each_setting():
         ({"seeds": []}, ValueError, "seeds must be a list of at least one"),
         ({"settings": {"learning_rate": []}}, ValueError, "learning_rate must be"),
         ({"settings": {"learning_rate": 0.1}}, ValueError, "learning_rate must be"),
-        ({"settings": {"rate": [0.1]}}, TypeError, "unexpected keyword"),
+        (
+            {"settings": {"learn_rate": [0.1]}},
+            ValueError,
+            r"the arguments of build\(.*got \['learn_rate'\].*mean 'learning_rate'",
+        ),
+        ({"settings": {"seed": [1.0]}}, ValueError, "must not name 'seed'.*seeds="),
+        (
+            {"settings": {"clip_norm": [0.1]}, "clip_norms": [0.2]},
+            ValueError,
+            "must not name 'clip_norm'.*clip_norms=",
+        ),
+        (
+            {"settings": {"noise_multiplier": [0.1]}},
+            ValueError,
+            "must not name 'noise_multiplier'.*noise_multipliers=",
+        ),
+        ({"seeds": [1, 2, 1]}, ValueError, r"seeds must differ, got \[1, 2, 1\]"),
         ({"clip_norms": [0.0]}, ValueError, "clip_norm must be"),
+        ({"clip_norms": ["a"]}, ValueError, "clip_norm must be a finite number.*'a'"),
         ({"noise_multipliers": [-1.0]}, ValueError, "multiplier must be"),
+        (
+            {"noise_multipliers": ["a"]},
+            ValueError,
+            "noise_multiplier must be a finite number.*'a'",
+        ),
         ({"rounds": 0}, ValueError, "rounds must be"),
     ],
 )
@@ -216,6 +238,77 @@ def test_norms_need_a_fixed_clip():
                 seeds=[0],
                 **{name: [1.0]},
             )
+
+
+def test_norms_need_clipped_updates():
+    """Per-example clips happen inside the local work, where no norm can be swept."""
+    mechanism = jf.privacy.example_level(
+        sampling=jf.sampling.Full(population=len(SIZES)),
+        sizes=DATA.client_sizes,
+        rate=0.5,
+        steps=1,
+        clipping=jf.clipping.Fixed(norm=0.5),
+        noise=jf.noise.Gaussian(multiplier=1.0),
+    )
+
+    def of():
+        local = mechanism.sgd(noisy_loss, optax.sgd(0.1))
+        return jf.algorithms.fedavg(local, mechanism)
+
+    options = {"params": logistic_params(), "rounds": 1, "seeds": [0]}
+    with pytest.raises(ValueError, match=r"which clip the update.*got ExampleLevel"):
+        jf.sweep(of, DATA, clip_norms=[0.1, 1.0], **options)
+
+
+FULL = jf.sampling.Full(population=len(SIZES))
+OTHERS = {
+    "local": lambda norm: jf.privacy.local(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Gaussian(multiplier=0.5),
+    ),
+    "correlated": lambda norm: jf.privacy.central(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Tree(multiplier=0.5),
+        rounds=2,
+    ),
+    "hypothetical": lambda norm: jf.privacy.hypothetical(
+        jf.privacy.central(
+            sampling=jf.sampling.Full(population=50),
+            clipping=jf.clipping.Fixed(norm=norm),
+            noise=jf.noise.Gaussian(multiplier=2.0),
+        ),
+        sampling=FULL,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_norms_of_other_mechanisms(kind):
+    options = {"params": logistic_params(), "rounds": 2, "evaluate": size_of}
+    found = jf.sweep(
+        lambda: build(mechanism=OTHERS[kind](0.5)),
+        DATA,
+        seeds=[0],
+        clip_norms=np.array([0.125, 1.0]),
+        **options,
+    )
+    alone = [
+        jf.simulate(
+            build(mechanism=OTHERS[kind](norm)), DATA, seed=0, progress=False, **options
+        ).curve("length")[1]
+        for norm in (0.125, 1.0)
+    ]
+    np.testing.assert_allclose(found.curves["length"][:, 0], alone, rtol=2e-5)
+
+
+def test_lanes_that_are_given_are_kept():
+    options = {"settings": {"learning_rate": [0.1, 0.3]}, "rounds": 1}
+    kept = sweep(strategy=jf.Strategy(executor="loop", lanes=4), **options)
+    assert "4 clients side by side" in kept.strategy
+    assert kept.strategy.endswith(": as given")
+    assert "divided by 2 settings" in sweep(strategy="loop", **options).strategy
 
 
 def test_interleaving():
