@@ -75,6 +75,7 @@ def sweep(
     Raises:
         ValueError: an argument is out of range or missing.
         TypeError: `build` does not return an algorithm, or branches on an argument.
+        RuntimeError: every run failed; where only some did, see `Sweep.failed`.
     """
     check.function("write (**settings) -> FederatedAlgorithm", build=build)
     check.positive_integer("pass for example rounds=100", rounds=rounds)
@@ -110,10 +111,29 @@ def sweep(
         initial = _initial(list(named), chunk, len(mechanisms), params)
         run = Run(together, data, arrays, initial, roots[root], rounds, chosen)
         for index in range(rounds):
-            report = jax.device_get(run.one_round(index).private)
+            report = run.one_round(index)
+            released = _devices.on_first(report.released.value)
+            facts, is_finite = jax.device_get((report.private, _are_finite(released)))
             found = _evaluations(evaluations, together, run, index, rounds)
-            result._record(root, start * len(mechanisms), index, report, found)
+            result._record(
+                root, start * len(mechanisms), index, facts, is_finite, found
+            )
+    if result.failed.all():
+        raise RuntimeError(
+            f"one of the {result.failed.size} runs must succeed, but all failed: in a "
+            "round of each, every update held NaN, infinity or values too large to "
+            "clip, or their sum overflowed; lower the learning rates, or look for "
+            "extreme values in the data."
+        )
     return result
+
+
+@jax.jit
+def _are_finite(stacked: Any) -> jax.Array:
+    """Returns (settings,) bool: whether all numbers of a setting are finite."""
+    leaves = jax.tree.leaves(stacked)
+    flags = [jnp.isfinite(a).reshape(len(a), -1).all(axis=1) for a in leaves]
+    return jnp.stack(flags).all(axis=0)
 
 
 def _evaluations(
