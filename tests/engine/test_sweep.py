@@ -430,6 +430,29 @@ def test_lanes_that_are_given_are_kept():
     assert "divided by 2 settings" in sweep(strategy="loop", **options).strategy
 
 
+def test_chunks_and_seeds_compile_nothing_new(monkeypatch):
+    compiled = []
+
+    def count(event, duration, **details):
+        del duration, details
+        compiled.append("backend_compile" in event)
+
+    def compiles(**options):
+        compiled.clear()
+        sweep(rounds=1, **options)
+        return sum(compiled)
+
+    monkeypatch.setattr(_sweep, "available_bytes", lambda: 2 * 4 * 5 * 4 * 8)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        compiles(clip_norms=[0.1, 0.2])  # what is compiled once in a process
+        few = compiles(clip_norms=[0.1, 0.2])
+        assert few > 0
+        assert compiles(clip_norms=[0.3, 0.4, 0.5, 0.6], seeds=[1, 2]) == few
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
 def test_interleaving():
     values = jnp.arange(12).reshape(6, 2)
     parts = [values[i::3] for i in range(3)]
