@@ -48,6 +48,8 @@ class Strategy:
                 value = check.positive_integer(**{name: getattr(self, name)})
                 object.__setattr__(self, name, value)
         if self.batch_widths is not None:
+            remedy = "pass for example (20, 10)"
+            check.instance((tuple, list), remedy, batch_widths=self.batch_widths)
             widths = tuple(
                 check.positive_integer(batch_width=w) for w in self.batch_widths
             )

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import clipping, keys, privacy
 from jaxfed.data import FederatedData
 from jaxfed.engine import _devices
+from jaxfed.engine import _sweep_arguments as arguments
 from jaxfed.engine._choice import available_bytes, choose_strategy
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._simulate import (
@@ -26,7 +26,6 @@ from jaxfed.engine._simulate import (
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._sweep_table import Sweep
 from jaxfed.engine._swept import Build, Settings, swept
-from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params
 
 _MODELS_A_SETTING = 8  # parameters, updates, sums, optimizer states, evaluation
@@ -58,13 +57,17 @@ def sweep(
         data: the clients.
         params: the initial parameters of every run.
         rounds: how many rounds each run has.
-        seeds: integers, as in `simulate`.
-        settings: name -> values, the arguments of `build`.
-        clip_norms: norms of `clipping.Fixed`, in place of the one in the algorithm.
+        seeds: different integers, as in `simulate`.
+        settings: name -> values, the arguments of `build`; none of them may be called
+            `clip_norm`, `noise_multiplier` or `seed`.
+        clip_norms: norms of `clipping.Fixed`, in place of the one in the algorithm,
+            where whole updates are clipped: `privacy.central`, `privacy.local` and
+            `privacy.hypothetical`.
         noise_multipliers: multipliers, in place of the one in the algorithm; each has
             an epsilon of its own.
         evaluate: as in `simulate`; every evaluation is of each setting's parameters.
-        strategy: as in `simulate`.
+        strategy: as in `simulate`; lanes that are not given are divided by the
+            settings beside each other.
 
     Returns:
         A `Sweep`: a table of means and spreads over seeds, and the best setting.
@@ -72,16 +75,18 @@ def sweep(
     Raises:
         ValueError: an argument is out of range or missing.
         TypeError: `build` does not return an algorithm, or branches on an argument.
+        RuntimeError: every run failed; where only some did, see `Sweep.failed`.
     """
     check.function("write (**settings) -> FederatedAlgorithm", build=build)
     check.positive_integer("pass for example rounds=100", rounds=rounds)
-    named = _values(settings or {})
-    roots = [keys.simulated(seed) for seed in _listed("seeds", seeds)]
+    named = arguments.values_of(settings or {})
+    roots = arguments.roots(seeds)
     evaluations = evaluations_of(evaluate)
-    algorithm = _checked(build, {name: values[0] for name, values in named.items()})
+    first = {name: values[0] for name, values in named.items()}
+    algorithm = arguments.checked_algorithm(build, first)
     mechanism = algorithm.aggregator
-    norms = _norms(mechanism, clip_norms)
-    mechanisms = _mechanisms(mechanism, clip_norms, noise_multipliers)
+    norms = arguments.norms_of(mechanism, clip_norms)
+    mechanisms = arguments.mechanisms_of(mechanism, clip_norms, noise_multipliers)
     params = checked_params(params)
     arrays = host_arrays(data)
     for one in mechanisms:
@@ -90,10 +95,11 @@ def sweep(
     together = swept(build, mechanisms, algorithm.local.batching)
     chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
     size = _chunk_size(params, chosen, len(grid), len(mechanisms))
-    chosen = _with_lanes(chosen, size * len(mechanisms))
+    if not (isinstance(strategy, Strategy) and strategy.lanes):
+        chosen = _with_lanes(chosen, size * len(mechanisms))
     result = Sweep(
-        names=[*named, *(["clip_norm"] if clip_norms else [])],
-        grid=[list(values if clip_norms else values[:-1]) for values in grid],
+        names=[*named, *([] if clip_norms is None else ["clip_norm"])],
+        grid=[list(values[:-1] if clip_norms is None else values) for values in grid],
         mechanisms=mechanisms,
         shows_noise=noise_multipliers is not None,
         seeds=list(seeds),
@@ -105,10 +111,29 @@ def sweep(
         initial = _initial(list(named), chunk, len(mechanisms), params)
         run = Run(together, data, arrays, initial, roots[root], rounds, chosen)
         for index in range(rounds):
-            report = jax.device_get(run.one_round(index).private)
+            report = run.one_round(index)
+            released = _devices.on_first(report.released.value)
+            facts, is_finite = jax.device_get((report.private, _are_finite(released)))
             found = _evaluations(evaluations, together, run, index, rounds)
-            result._record(root, start * len(mechanisms), index, report, found)
+            result._record(
+                root, start * len(mechanisms), index, facts, is_finite, found
+            )
+    if result.failed.all():
+        raise RuntimeError(
+            f"one of the {result.failed.size} runs must succeed, but all failed: in a "
+            "round of each, every update held NaN, infinity or values too large to "
+            "clip, or their sum overflowed; lower the learning rates, or look for "
+            "extreme values in the data."
+        )
     return result
+
+
+@jax.jit
+def _are_finite(stacked: Any) -> jax.Array:
+    """Returns (settings,) bool: whether all numbers of a setting are finite."""
+    leaves = jax.tree.leaves(stacked)
+    flags = [jnp.isfinite(a).reshape(len(a), -1).all(axis=1) for a in leaves]
+    return jnp.stack(flags).all(axis=0)
 
 
 def _evaluations(
@@ -148,10 +173,10 @@ def _initial(
         jnp.repeat(jnp.asarray(np.array(column, np.float32)), repeats)
         for column in zip(*chunk, strict=True)
     ]
-    arguments = dict(zip(names, columns[:-1], strict=True))
+    values = dict(zip(names, columns[:-1], strict=True))
     count = repeats * len(chunk)
     stacked = jax.tree.map(lambda a: jnp.repeat(a[None], count, axis=0), params)
-    return Settings(arguments, columns[-1]), stacked
+    return Settings(values, columns[-1]), stacked
 
 
 def _chunk_size(
@@ -168,85 +193,10 @@ def _chunk_size(
 def _with_lanes(strategy: Strategy, width: int) -> Strategy:
     """Returns fewer clients side by side where settings already fill the cache."""
     lanes = max(1, (strategy.lanes or 1) // width)
-    return dataclasses.replace(strategy, lanes=lanes)
+    reason = f"{strategy.reason}; divided by {width} settings side by side"
+    return dataclasses.replace(strategy, lanes=lanes, reason=reason)
 
 
 def _padded(chunk: list[Any], size: int) -> list[Any]:
     """Repeats the last setting, so that all chunks have one shape."""
     return chunk + chunk[-1:] * (size - len(chunk))
-
-
-def _checked(build: Build, arguments: dict[str, float]) -> FederatedAlgorithm:
-    algorithm = build(**arguments)
-    remedy = "return for example algorithms.fedavg(...)"
-    check.instance(FederatedAlgorithm, remedy, build_result=algorithm)
-    remedy = "pass privacy.central(...), or privacy.none(...) to run without"
-    check.instance(Privacy, remedy, privacy=algorithm.aggregator)
-
-    def trace(values: dict[str, jax.Array]) -> jax.Array:
-        build(**values)
-        return jnp.zeros(())
-
-    shapes = {n: jax.ShapeDtypeStruct((), jnp.float32) for n in arguments}
-    try:
-        jax.eval_shape(trace, shapes)
-    except Exception as error:
-        raise TypeError(
-            f"build must work with traced values of {', '.join(arguments)}, but fails: "
-            f"{error}\nHand them on to optax or arithmetic only; sweep clip norms and "
-            "noise by clip_norms= and noise_multipliers=."
-        ) from error
-    return algorithm
-
-
-def _norms(mechanism: Privacy, clip_norms: Sequence[float] | None) -> list[float]:
-    if clip_norms is None:
-        return [1.0]  # the mechanism keeps its own
-    if not isinstance(getattr(mechanism, "clipping", None), clipping.Fixed):
-        raise ValueError(
-            "clip_norms needs an algorithm with clipping.Fixed, got "
-            f"{getattr(mechanism, 'clipping', None)!r}; leave clip_norms out."
-        )
-    listed = _listed("clip_norms", clip_norms)
-    return [
-        check.positive("norms are lengths", clip_norm=float(norm)) for norm in listed
-    ]
-
-
-def _mechanisms(
-    mechanism: Any,
-    clip_norms: Sequence[float] | None,
-    multipliers: Sequence[float] | None,
-) -> tuple[Privacy, ...]:
-    if clip_norms is not None:  # of norm 1, on updates divided by their norm
-        unit = dataclasses.replace(mechanism.clipping, norm=1.0)
-        mechanism = dataclasses.replace(mechanism, clipping=unit)
-    if multipliers is None:
-        return (mechanism,)
-    if not isinstance(mechanism, privacy.Central):
-        raise ValueError(
-            "noise_multipliers needs privacy.central with independent noise, got "
-            f"{type(mechanism).__name__}; leave noise_multipliers out."
-        )
-    return tuple(
-        dataclasses.replace(
-            mechanism, noise=dataclasses.replace(mechanism.noise, multiplier=float(m))
-        )
-        for m in _listed("noise_multipliers", multipliers)
-    )
-
-
-def _values(settings: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    remedy = 'pass {"learning_rate": [0.1, 0.3]}'
-    check.instance(Mapping, remedy, settings=settings)
-    return {
-        name: [check.real(**{name: v}) for v in _listed(name, values)]
-        for name, values in settings.items()
-    }
-
-
-def _listed(name: str, values: Any) -> list[Any]:
-    listed = list(values) if np.ndim(values) == 1 else []
-    if not listed:
-        raise ValueError(f"{name} must be a list of at least one, got {values!r}.")
-    return listed

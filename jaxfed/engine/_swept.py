@@ -2,8 +2,9 @@
 
 Settings share the cohort, the batches and the keys (common random numbers), so that an
 engine that knows nothing of them runs all in one program, and the rows of a batch are
-read once for all. Values of settings are part of the state, not of the program: other
-values need no compilation.
+read once for all. Values of settings are part of the state, not of the program: chunks
+of other values need no compilation within one sweep. Another sweep compiles again: what
+`build` closes over may have changed, and a program kept for it would be stale.
 """
 
 import dataclasses

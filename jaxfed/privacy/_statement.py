@@ -98,12 +98,18 @@ class Statement:
         return f"{words}{', changed at will' if at_will else ''}: {shown}"
 
     def to_json(self) -> str:
-        """Returns the fields as one line of JSON; an infinite epsilon is a word."""
+        """Returns the fields as one line of JSON; an infinite epsilon is a word.
+
+        A hypothetical statement has `hypothetical_epsilon` and `hypothetical_epsilons`,
+        and no `epsilon`.
+        """
+        name = "hypothetical_epsilon" if self.hypothetical else "epsilon"
         fields = dataclasses.asdict(self)
-        fields["epsilon"] = _finite(self.epsilon)
-        fields["epsilons"] = [_finite(epsilon) for epsilon in self.epsilons]
+        del fields["epsilon"], fields["epsilons"]
+        fields[name] = _finite(self.epsilon)
+        fields[f"{name}s"] = [_finite(epsilon) for epsilon in self.epsilons]
         fields["units"] = [
-            {"unit": unit, "count": count, "epsilon": _finite(epsilon)}
+            {"unit": unit, "count": count, name: _finite(epsilon)}
             for unit, count, epsilon in self.units
         ]
         return json.dumps(fields, allow_nan=False)

@@ -119,8 +119,9 @@ def test_statement_says_the_same_in_words_and_in_json(case):
         assert fields["unit"] in ("client", "example")
         assert fields["not_covered"]
         assert fields["trust"]
-        assert statement.epsilon == privacy.epsilon(rounds=3) == fields["epsilon"]
-        assert statement.epsilons == tuple(fields["epsilons"])
+        name = "hypothetical_epsilon" if privacy.is_hypothetical else "epsilon"
+        assert statement.epsilon == privacy.epsilon(rounds=3) == fields[name]
+        assert statement.epsilons == tuple(fields[f"{name}s"])
     else:
         assert fields["epsilon"] == "infinity"
         assert statement.epsilon == np.inf

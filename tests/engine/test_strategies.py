@@ -229,6 +229,11 @@ def test_wrong_strategies_are_refused(options, message):
         jf.Strategy(**options)
 
 
+def test_widths_must_be_several():
+    with pytest.raises(TypeError, match=r"batch_widths must be a tuple.*\(20, 10\)"):
+        jf.Strategy(batch_widths=4)
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [

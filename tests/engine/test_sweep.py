@@ -10,11 +10,13 @@ import optax
 import pytest
 
 import jaxfed as jf
-from jaxfed.engine import _sweep, _swept
+from jaxfed.engine import _sweep, _sweep_table, _swept
+from jaxfed.typing import PrivateReport
 from tests.problems import flat, logistic_params, noisy_loss, ragged_data
 
 SIZES = (7, 1, 3, 12, 5, 2, 9)
 DATA = ragged_data(SIZES)
+FULL = jf.sampling.Full(population=len(SIZES))
 ROUNDS = 3
 
 
@@ -95,7 +97,11 @@ def test_table_and_best(found, tmp_path):
         alone = privacy(multiplier=row.values["noise_multiplier"])
         assert row.epsilon == alone.epsilon(rounds=ROUNDS)
     assert found.best("loss").mean == min(row.mean for row in rows)
-    assert found.best("length").mean == max(row.mean for row in found.table("length"))
+    longest = found.best("length", largest=True)
+    assert longest.mean == max(row.mean for row in found.table("length"))
+    assert longest.worst == longest.by_seed.min()
+    with pytest.raises(ValueError, match="largest must be given for 'length'"):
+        found.best("length")
     assert found.best("loss", largest=True).mean == max(row.mean for row in rows)
     with pytest.raises(ValueError, match="no run recorded 'accuracy'"):
         found.best("accuracy")
@@ -138,9 +144,123 @@ def test_a_setting_that_diverges_spoils_no_other():
     assert found.best("loss").values == {"learning_rate": 0.1}
 
 
+def full(norm=0.5):
+    return jf.privacy.central(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Gaussian(multiplier=1.0),
+    )
+
+
+def test_a_run_without_a_good_client_is_never_best(tmp_path):
+    options = {"params": logistic_params(), "rounds": 2, "seeds": [0, 1]}
+    options["evaluate"] = lambda params: {"accuracy": size_of(params)["length"]}
+    found = jf.sweep(
+        lambda learning_rate: build(learning_rate, mechanism=full()),
+        DATA,
+        settings={"learning_rate": [3e38, 0.1]},
+        **options,
+    )
+    np.testing.assert_array_equal(found.failed, [[True, True], [False, False]])
+    for name in ("accuracy", "loss", "num_failed"):
+        assert np.isnan(found.table(name)[0].by_seed).all()
+    assert np.isnan(found.curves["accuracy"][0]).all()
+    assert (found.curves["num_failed"][0] == len(SIZES)).all()
+    assert found.best("accuracy").values == {"learning_rate": pytest.approx(0.1)}
+    assert "2 of 4 runs failed" in repr(found)
+    assert "nan" in repr(found).splitlines()[3]  # after the good setting
+    with pytest.raises(RuntimeError, match="2 runs must succeed, but all failed"):
+        jf.sweep(
+            lambda learning_rate: build(learning_rate, mechanism=full()),
+            DATA,
+            settings={"learning_rate": [3e38]},
+            **options,
+        )
+
+
+def test_an_evaluation_and_a_local_metric_of_one_name_are_kept_apart():
+    found = sweep(
+        rounds=2, evaluate=lambda params: {"loss": 9.0, "num_failed": 8.0} | {"f1": 0.5}
+    )
+    assert (found.curves["loss"] == 9).all()
+    assert (found.curves["num_failed"] == 8).all()
+    assert (found.curves["private.loss"] < 9).all()
+    assert (found.curves["private.num_failed"] == 0).all()
+    assert found.best("private.loss").mean < 9
+
+
+def recorded(rounds):
+    """A table of one setting and two seeds, before any round."""
+    return _sweep_table.Sweep(
+        names=["rate"],
+        grid=[[0.1]],
+        mechanisms=(privacy(),),
+        shows_noise=False,
+        seeds=[0, 1],
+        rounds=rounds,
+        strategy="",
+    )
+
+
+def test_a_round_without_clients_keeps_the_last_record():
+    table = recorded(rounds=3)
+    for seed, (clients, losses) in enumerate(
+        [([2, 2, 0], [3, 2]), ([2, 0, 2], [5, 4])]
+    ):
+        left = iter(losses)
+        for index, count in enumerate(clients):
+            loss = next(left) if count else math.nan
+            report = PrivateReport(
+                np.int32(count), np.zeros(1, np.int32), {"loss": np.array([loss])}
+            )
+            table._record(seed, 0, index, report, np.array([True]), [])
+    np.testing.assert_array_equal(table.table("loss")[0].by_seed, [2, 4])
+    assert table.best("loss").mean == 3
+
+
+def test_a_number_that_ends_as_nan_is_not_hidden_by_an_earlier_one():
+    table = recorded(rounds=2)
+    for seed, index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        report = PrivateReport(np.int32(2), np.zeros(1, np.int32), {})
+        auc = math.nan if (seed, index) == (1, 1) else 0.7
+        table._record(seed, 0, index, report, np.array([True]), [{"auc": auc}])
+    np.testing.assert_array_equal(table.table("auc")[0].by_seed, [0.7, math.nan])
+    with pytest.raises(ValueError, match="must be finite for a setting to be best"):
+        table.best("auc")
+
+
+def test_a_sum_that_overflows_fails_its_run():
+    table = recorded(rounds=1)
+    report = PrivateReport(np.int32(2), np.zeros(1, np.int32), {})
+    table._record(1, 0, 0, report, np.array([False]), [{"auc": 0.7}])
+    np.testing.assert_array_equal(table.failed, [[False, True]])
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("val_loss", False),
+        ("mse", False),
+        ("RMSE", False),
+        ("mae_mean", False),
+        ("nll", False),
+        ("perplexity", False),
+        ("brier_score", False),
+        ("error", False),
+        ("accuracy_gap", False),
+        ("accuracy_worst_decile", True),
+        ("auc", True),
+        ("bits", None),
+    ],
+)
+def test_which_names_tell_what_is_better(name, more):
+    assert _sweep_table._wants_more(name) is more
+    assert _sweep_table._wants_more(name, largest=True) is True
+
+
 def test_adaptive_clipping_keeps_a_norm_for_each_setting():
     mechanism = jf.privacy.central(
-        sampling=jf.sampling.Full(population=len(SIZES)),
+        sampling=FULL,
         clipping=jf.clipping.Adaptive(quantile=0.5, initial=0.1),
         noise=jf.noise.Gaussian(multiplier=0.0),
     )
@@ -178,9 +298,31 @@ def test_adaptive_clipping_keeps_a_norm_for_each_setting():
         ({"seeds": []}, ValueError, "seeds must be a list of at least one"),
         ({"settings": {"learning_rate": []}}, ValueError, "learning_rate must be"),
         ({"settings": {"learning_rate": 0.1}}, ValueError, "learning_rate must be"),
-        ({"settings": {"rate": [0.1]}}, TypeError, "unexpected keyword"),
+        (
+            {"settings": {"learn_rate": [0.1]}},
+            ValueError,
+            r"the arguments of build\(.*got \['learn_rate'\].*mean 'learning_rate'",
+        ),
+        ({"settings": {"seed": [1.0]}}, ValueError, "must not name 'seed'.*seeds="),
+        (
+            {"settings": {"clip_norm": [0.1]}, "clip_norms": [0.2]},
+            ValueError,
+            "must not name 'clip_norm'.*clip_norms=",
+        ),
+        (
+            {"settings": {"noise_multiplier": [0.1]}},
+            ValueError,
+            "must not name 'noise_multiplier'.*noise_multipliers=",
+        ),
+        ({"seeds": [1, 2, 1]}, ValueError, r"seeds must differ, got \[1, 2, 1\]"),
         ({"clip_norms": [0.0]}, ValueError, "clip_norm must be"),
+        ({"clip_norms": ["a"]}, ValueError, "clip_norm must be a finite number.*'a'"),
         ({"noise_multipliers": [-1.0]}, ValueError, "multiplier must be"),
+        (
+            {"noise_multipliers": ["a"]},
+            ValueError,
+            "noise_multiplier must be a finite number.*'a'",
+        ),
         ({"rounds": 0}, ValueError, "rounds must be"),
     ],
 )
@@ -216,6 +358,99 @@ def test_norms_need_a_fixed_clip():
                 seeds=[0],
                 **{name: [1.0]},
             )
+
+
+def test_norms_need_clipped_updates():
+    """Per-example clips happen inside the local work, where no norm can be swept."""
+    mechanism = jf.privacy.example_level(
+        sampling=FULL,
+        sizes=DATA.client_sizes,
+        rate=0.5,
+        steps=1,
+        clipping=jf.clipping.Fixed(norm=0.5),
+        noise=jf.noise.Gaussian(multiplier=1.0),
+    )
+
+    def of():
+        local = mechanism.sgd(noisy_loss, optax.sgd(0.1))
+        return jf.algorithms.fedavg(local, mechanism)
+
+    options = {"params": logistic_params(), "rounds": 1, "seeds": [0]}
+    with pytest.raises(ValueError, match=r"which clip the update.*got ExampleLevel"):
+        jf.sweep(of, DATA, clip_norms=[0.1, 1.0], **options)
+
+
+OTHERS = {
+    "local": lambda norm: jf.privacy.local(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Gaussian(multiplier=0.5),
+    ),
+    "correlated": lambda norm: jf.privacy.central(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=norm),
+        noise=jf.noise.Tree(multiplier=0.5),
+        rounds=2,
+    ),
+    "hypothetical": lambda norm: jf.privacy.hypothetical(
+        jf.privacy.central(
+            sampling=jf.sampling.Full(population=50),
+            clipping=jf.clipping.Fixed(norm=norm),
+            noise=jf.noise.Gaussian(multiplier=2.0),
+        ),
+        sampling=FULL,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_norms_of_other_mechanisms(kind):
+    options = {"params": logistic_params(), "rounds": 2, "evaluate": size_of}
+    found = jf.sweep(
+        lambda: build(mechanism=OTHERS[kind](0.5)),
+        DATA,
+        seeds=[0],
+        clip_norms=np.array([0.125, 1.0]),
+        **options,
+    )
+    alone = [
+        jf.simulate(
+            build(mechanism=OTHERS[kind](norm)), DATA, seed=0, progress=False, **options
+        ).curve("length")[1]
+        for norm in (0.125, 1.0)
+    ]
+    np.testing.assert_allclose(found.curves["length"][:, 0], alone, rtol=2e-5)
+
+
+def test_lanes_that_are_given_are_kept():
+    options = {"settings": {"learning_rate": [0.1, 0.3]}, "rounds": 1}
+    kept = sweep(strategy=jf.Strategy(executor="loop", lanes=4), **options)
+    assert "4 clients side by side" in kept.strategy
+    assert kept.strategy.endswith(": as given")
+    assert "divided by 2 settings" in sweep(strategy="loop", **options).strategy
+
+
+def test_chunks_and_seeds_compile_nothing_new(monkeypatch):
+    compiled = []
+
+    def count(event, duration, **details):
+        del duration, details
+        compiled.append("backend_compile" in event)
+
+    def compiles(**options):
+        compiled.clear()
+        sweep(rounds=1, **options)
+        return sum(compiled)
+
+    monkeypatch.setattr(_sweep, "available_bytes", lambda: 2 * 4 * 5 * 4 * 8)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        compiles(clip_norms=[0.1, 0.2])  # what is compiled once in a process
+        few = compiles(clip_norms=[0.1, 0.2])
+        assert few > 0
+        assert compiles(clip_norms=[0.3, 0.4, 0.5, 0.6], seeds=[1, 2]) == few
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def test_interleaving():

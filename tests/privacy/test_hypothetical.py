@@ -314,6 +314,10 @@ def test_the_statement_says_it_in_words_and_in_fields():
     assert "0.616" in fields["mechanism"]
     assert "0.0308" in fields["mechanism"]
     assert fields["hypothetical"] is True
+    assert fields["hypothetical_epsilon"] == statement.epsilon
+    assert fields["hypothetical_epsilons"] == []
+    assert fields["units"][0]["hypothetical_epsilon"] > statement.epsilon
+    assert not {"epsilon", "epsilons"} & (fields.keys() | fields["units"][0].keys())
     assert json.loads(large().statement().to_json())["hypothetical"] is False
     assert small().statement().claim.startswith("HYPOTHETICAL: ")  # without a delta too
     assert repr(privacy).startswith("Hypothetical(")
@@ -423,6 +427,9 @@ def test_a_sweep_says_it(tmp_path):
     assert found.hypothetical
     assert found.best().hypothetical
     assert "HYPOTHETICAL" in repr(found)
+    heads = repr(found).splitlines()[1].split()
+    assert "hypothetical_epsilon" in heads
+    assert "epsilon" not in heads
     found.to_csv(tmp_path / "sweep.csv")
     with (tmp_path / "sweep.csv").open(newline="") as file:
         (first, _) = csv.DictReader(file)
