@@ -28,7 +28,8 @@ from speed.workloads import WORKLOADS
 
 QUICK_WORKLOADS = ("small-1000", "mlp-100")
 QUICK_FRAMEWORKS = ("ours", "fedjax", "pfl", "pytorch-2")
-FRAGMENT = pathlib.Path(__file__).parent.parent / "docs" / "speed_table.md"
+ROOT = pathlib.Path(__file__).parent.parent
+FRAGMENT, README = ROOT / "docs" / "speed_table.md", ROOT / "README.md"
 
 
 def machine() -> dict:
@@ -90,7 +91,7 @@ def parse() -> argparse.Namespace:
         "--table",
         type=pathlib.Path,
         metavar="JSON",
-        help=f"only write docs/{FRAGMENT.name} from this file",
+        help=f"only write the tables of {README.name} and {FRAGMENT.name} from this file",
     )
     return parser.parse_args()
 
@@ -101,6 +102,8 @@ def main() -> None:
     if options.table:
         result = json.loads(options.table.read_text("utf-8"))
         FRAGMENT.write_text(table.markdown(result["rows"]) + "\n", "utf-8")
+        page = table.between(README.read_text("utf-8"), result["rows"])
+        README.write_text(page, "utf-8")
         return
     names = options.workloads or (QUICK_WORKLOADS if options.quick else WORKLOADS)
     peers = options.peers or (QUICK_FRAMEWORKS if options.quick else FRAMEWORKS)

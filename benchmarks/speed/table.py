@@ -40,6 +40,7 @@ GOALS: dict[tuple[str, str], list[Goal]] = {
     ("lstm-10", "pytorch-2"): [Goal(1.1, "wall")],
 }
 OURS = ("ours", "ours-stock")
+START, END = "<!-- speed: from the results, by --table -->", "<!-- end of speed -->"
 HEADER = ("workload", "ours", "peer", "wall", "processor", "to reach", "reached")
 
 
@@ -128,6 +129,30 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             for row in missing
         )
     return text
+
+
+def compact(rows: list[dict[str, Any]]) -> str:
+    """Returns one line a workload, in Markdown: a round's wall time over ours."""
+    found = {(row["workload"], row["framework"]): summary(row) for row in rows}
+    peers = list(dict.fromkeys(name for _, name in found if name not in OURS))
+    header = ["a round of", "ours", *peers]
+    table = [header, ["---"] * len(header)]
+    for (workload, framework), own in found.items():
+        if framework != "ours" or own is None:
+            continue
+        line = [workload, f"{1e3 * own.wall:.0f} ms"]
+        for peer in peers:
+            theirs = found.get((workload, peer))
+            line.append("-" if theirs is None else f"{theirs.wall / own.wall:.2g} x")
+        table.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def between(page: str, rows: list[dict[str, Any]]) -> str:
+    """Returns a page with `compact` between its two marks."""
+    before, _, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    return f"{before}{START}\n\n{compact(rows)}\n\n{end}{after}"
 
 
 def text(rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """The engine's benchmark: its workloads and table, without any peer."""
 
 import importlib
+import json
 import pathlib
 import sys
 
@@ -127,6 +128,19 @@ def test_table(module):
     assert "| small-1000 | ours | pytorch-2 | 5.00 | 5.00 | 8 wall | no |" in text
     assert "| small-1000 | ours | blazefl | - | - | - | - |" in text
     assert "- small-1000, blazefl: no such package" in text
+
+
+def test_pages_show_what_was_measured(module):
+    table = module("speed.table")
+    root = pathlib.Path(__file__).parents[2]
+    results = root / "benchmarks" / "results" / "engine.json"
+    rows = json.loads(results.read_text("utf-8"))["rows"]
+    page = (root / "README.md").read_text("utf-8")
+    assert table.between(page, rows) == page
+    fragment = (root / "docs" / "speed_table.md").read_text("utf-8")
+    assert fragment == table.markdown(rows) + "\n"
+    made = table.compact([row("ours", 0.1), row("fedjax", 1.25)])
+    assert made.splitlines()[2] == "| small-1000 | 100 ms | 12 x |"
 
 
 def test_new_rows_replace_old_ones(module):
