@@ -284,6 +284,44 @@ def programs(rounds, _):
     }
 
 
+def sweep(rounds, settings):
+    """Seconds of one run, and of that many learning rates side by side."""
+    workload, data = made("small-1000")
+    sampling = jf.sampling.FixedSize(population=data.num_clients, size=workload.cohort)
+    params = layers(workload.layers)
+
+    def build(rate):
+        local = jf.clients.sgd(
+            loss_fn, optax.sgd(rate), batch_size=workload.batch_size, epochs=1
+        )
+        return jf.algorithms.fedavg(local, central(sampling))
+
+    def alone(count):
+        options = {"params": params, "rounds": count, "seed": 0, "progress": False}
+        jf.simulate(build(0.1), data, **options)
+
+    def together(count):
+        rates = [0.02 * (1 + index) for index in range(settings)]
+        options = {"params": params, "rounds": count, "seeds": [0]}
+        jf.sweep(build, data, settings={"rate": rates}, **options)
+
+    found = {"rounds": rounds, "settings": settings}
+    for name, run in (("one run", alone), ("sweep", together)):
+        seconds = {}
+        for count in (2, rounds // 5, rounds):  # the first one to warm up
+            start = time.perf_counter()
+            run(count)
+            seconds[count] = time.perf_counter() - start
+        found[f"{name}, s"] = seconds[rounds]
+        more = seconds[rounds] - seconds[rounds // 5]
+        found[f"{name}, ms a round"] = 1e3 * more / (rounds - rounds // 5)
+    found["ratio"] = found["sweep, s"] / found["one run, s"]
+    found["ratio of a round"] = (
+        found["sweep, ms a round"] / found["one run, ms a round"]
+    )
+    return found
+
+
 if __name__ == "__main__":
     name, *numbers = sys.argv[1:]
     jf.use_cores(CORES)

@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
         "--table",
         type=pathlib.Path,
         metavar="JSON",
-        help=f"only write the tables of {README.name} and {FRAGMENT.name} from this file",
+        help=f"only write the tables of {README.name} and {FRAGMENT.name} from it",
     )
     return parser.parse_args()
 

@@ -143,9 +143,13 @@ def compact(rows: list[dict[str, Any]]) -> str:
         line = [workload, f"{1e3 * own.wall:.0f} ms"]
         for peer in peers:
             theirs = found.get((workload, peer))
-            line.append("-" if theirs is None else f"{theirs.wall / own.wall:.2g} x")
+            line.append("-" if theirs is None else _times(theirs.wall / own.wall))
         table.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} x" if ratio < 10 else f"{ratio:.0f} x"
 
 
 def between(page: str, rows: list[dict[str, Any]]) -> str:
