@@ -127,7 +127,7 @@ def put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:
     target = numbers.reshape(-1)
 
     def put(all_: jax.Array, new: jax.Array) -> jax.Array:
-        rows = new.reshape((-1, *all_.shape[1:]))
+        rows = new.reshape((target.size, *all_.shape[1:]))
         return all_.at[target].set(rows, mode="drop")
 
     return jax.tree.map(put, clients, kept)

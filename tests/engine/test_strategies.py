@@ -46,11 +46,13 @@ STRATEGIES = {
 
 
 def counting(work):
-    """Local work whose clients also count their rounds."""
+    """Local work whose clients count their rounds, and keep an array of no elements."""
+    nothing = jnp.zeros((0, 2))
 
     def finish(shared, carry):
         result = work.finish(shared, carry[0])
-        return result._replace(client_state={"rounds": carry[1] + 1})
+        kept = {"rounds": carry[1] + 1, "nothing": nothing}
+        return result._replace(client_state=kept)
 
     return work._replace(
         init=lambda shared, state: (work.init(shared, ()), state["rounds"]),
@@ -58,7 +60,10 @@ def counting(work):
             work.step(carry[0], batch, key=key), carry
         ),
         finish=finish,
-        init_client=lambda params: {"rounds": jnp.zeros((), jnp.int32)},
+        init_client=lambda params: {
+            "rounds": jnp.zeros((), jnp.int32),
+            "nothing": nothing,
+        },
     )
 
 

@@ -36,7 +36,7 @@ def added(terms):
 def sum_of_squares(leaves):
     """Leaves of fewer than 4,096 scalars are joined, and added after the others."""
     parts = [squares(leaf) for leaf in leaves]
-    small = [part for part in parts if part.size < 4096]
+    small = [part for part in parts if 0 < part.size < 4096]
     sums = [added(part) for part in parts if part.size >= 4096]
     sums += [added(np.concatenate(small))] if small else []
     return added(np.array(sums, F))
