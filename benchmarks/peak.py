@@ -15,20 +15,18 @@ import pathlib
 import statistics
 import time
 
+import jax
+import jax.numpy as jnp
+from engine import machine
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from peers import ours
+from speed import workloads
+
 import jaxfed as jf
+from jaxfed.engine import _devices
 
-CORES = jf.use_cores()  # before JAX starts
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from engine import machine  # noqa: E402
-from jax import lax  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
-from peers import ours  # noqa: E402
-from speed import workloads  # noqa: E402
-
-from jaxfed.engine import _devices  # noqa: E402
-
+CORES = 2
 SIZE, PRODUCTS = 1024, 16
 NAMES = ("mlp-100", "small-1000", "logistic-1000", "cnn-10", "lstm-10")
 
@@ -107,6 +105,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=7, help="rounds of each")
     parser.add_argument("--out", type=pathlib.Path, help="write the rows as JSON")
     options = parser.parse_args()
+    jf.use_cores(CORES)
     rows = []
     for name in options.workloads:
         calls = {"products": product_round(), name: started(name)}

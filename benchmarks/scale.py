@@ -1,10 +1,10 @@
 """How the engine scales: clients a second, memory, empty rounds, first rounds, plans.
 
-What is aimed at, on two quiet cores: 45,000 clients a second on the small model,
+What is aimed at, on two quiet cores: 50,000 clients a second on the small model,
 resident memory that grows by less than 150 MB from cohorts of a hundred to a million,
 an empty round of a quarter of a millisecond, a first round of the multilayer
 perceptron within 3 s (within 1 s where compiled programs are kept on disk), plans of
-1 to 2 microseconds a client beside 0.1 an example, one or two compiled programs, and
+about a microsecond a client, one or two compiled programs, and
 eight settings side by side within three times one run.
 
 Every figure comes from a fresh process with two devices of one core each; a median of

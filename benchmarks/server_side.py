@@ -2,8 +2,8 @@
 
 What you should see: how many bytes of updates a second each way of clipping and adding
 takes in, as a share of the fastest plain sum of the same array on the same devices.
-The integer lattice reads an update more than once (largest magnitudes, squares, then
-rounding), so that it is bound by memory only where an update stays in a cache between.
+The integer lattice reads an update more than once (its squares, then rounding), so that
+it is bound by memory only where an update stays in a cache between.
 
 Every device adds up its part of the clients, one after the other, in one program; the
 sum over devices, once a round, is not counted. Noise is drawn for that many parameters
@@ -64,7 +64,7 @@ def rounded(update):
 
 
 def squares(update):
-    """The norm of the lattice alone, in integers."""
+    """The norm of the lattice alone."""
     return tree.sum_of_squares(update)[None]
 
 

@@ -11,7 +11,8 @@ from jax import lax
 from jaxfed.typing import PyTree
 
 _INFINITY = 255 << 23  # the bits of float32
-_LEAST = (127 - 51) << 23  # 2**-51: the product of its parts is a normal number
+_LEAST = (127 - 63) << 23  # 2**-63: its square is a normal number
+_LEAST_IN_PARTS = (127 - 51) << 23  # 2**-51: the product of its parts is one too
 _LEAST_NORMAL = 1 << 23  # 2**-126
 _FOLD = 8
 _SMALL = 4096  # scalars; leaves with fewer are joined, for fewer loops
@@ -92,9 +93,9 @@ def sum_of_squares(tree: PyTree) -> jax.Array:
     which are exact, so that joining changes nothing.
 
     Relative error: below 2**-22 for every square, and 2**-24 for each of at most 160
-    additions on the way to the total (2**30 scalars): together below 2**-16.
-    Magnitudes below 2**-51 count as zero. NaN, infinity, and sums from 2**128 on give
-    infinity.
+    additions on the way to the total (2**30 scalars): together below 2**-16; 2**-11 for
+    the squares of magnitudes below 2**-51. Those below 2**-63 count as zero. NaN,
+    infinity, and sums from 2**128 on give infinity.
     """
     return _sum_in_order([_square(_bits(a)) for a in jax.tree.leaves(tree)])
 
@@ -119,8 +120,12 @@ def _bits(leaf: jax.Array) -> jax.Array:
 
 
 def _square(bits: jax.Array) -> jax.Array:
-    """Returns (h + l)**2 without l**2, h the upper 12 bits and l the lower ones."""
+    """Returns (h + l)**2 without l**2, h the upper 12 bits and l the lower ones.
+
+    Where the product of h and l could be subnormal, h is rounded and l is zero.
+    """
     bits = jnp.where(bits < _LEAST, 0, jnp.minimum(bits, _INFINITY - 1))
+    bits = jnp.where(bits < _LEAST_IN_PARTS, (bits + 0x800) & ~0xFFF, bits)
     upper = lax.bitcast_convert_type(bits & ~0xFFF, jnp.float32)
     lower = lax.bitcast_convert_type(bits, jnp.float32) - upper
     return upper * upper + upper * (2 * lower)

@@ -11,8 +11,8 @@ most `levels`, for every input of fewer than 2**30 scalars. Proof. Let u be the
 float32 values in units of the norm: one array in memory, both measured and scaled. (A
 compiler that computes it twice may round it twice in different ways.) Let n be the
 computed `sqrt(sum_of_squares(u))`.
-By the bound of `tree.sum_of_squares` the true norm of u is at most n (1 + 2**-16);
-scalars that count as zero add at most 2**30 * 2**-102 to its square. Either n is at
+By the bound of `tree.sum_of_squares` the true norm of u is at most n (1 + 2**-11.9);
+scalars that count as zero add at most 2**30 * 2**-126 to its square. Either n is at
 most 1 - 2**-11 and u is multiplied by `target`, or it is multiplied by at most
 `target (1 - 2**-11) / n (1 + 2**-21)`; both give a true norm below `target`.
 Truncation towards zero shortens every coordinate, and there `target = levels`;

@@ -111,11 +111,7 @@ def add_up(
         progress = _chunk.begin(common, lanes, cohort.rows, clients)
         progress = _train(common, cohort, index, lanes, progress, widths)
         sums, kept = _chunk.end(common, lanes, progress, so_far[0], clients)
-        return sums, jax.tree.map(
-            lambda a, b: a.at[index].set(b[None] if lanes.is_alone else b),
-            so_far[1],
-            kept,
-        )
+        return sums, jax.tree.map(lambda a, b: a.at[index].set(b), so_far[1], kept)
 
     shape = cohort.clients.shape
     nothing = jax.tree.map(lambda a: jnp.zeros(shape + a.shape[1:], a.dtype), clients)

@@ -128,3 +128,13 @@ def test_vmapped_rows_do_not_touch_one_another():
     clipped = jax.jit(jax.vmap(clipping.Fixed(norm=1.0).clip))(rows)
     np.testing.assert_array_equal(clipped.is_finite, [True, False, True, True])
     np.testing.assert_array_equal(clipped.value[1:], [[0, 0], [0, 0], rows[3]])
+
+
+@pytest.mark.parametrize(("peak", "bound"), [(2.0**-40, 1e-12), (2.0**40, 1e12)])
+def test_many_scalars_far_below_the_largest_count(peak, bound):
+    """Each is next to nothing beside the largest; together they exceed it."""
+    values = np.full(2**23, peak * 2.0**-11.01, np.float32)
+    values[0] = peak
+    value, _ = clip(values, bound)
+    norm = np.linalg.norm(np.asarray(value, np.float64))
+    assert 0.999 * bound < norm <= bound

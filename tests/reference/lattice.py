@@ -12,7 +12,8 @@ F = np.float32
 def squares(values):
     """(h + l)**2 without l**2, of the upper 12 bits and the lower ones: exact parts."""
     bits = np.abs(np.ravel(values)).astype(F).view(np.int32)
-    bits = np.where(bits < 76 << 23, 0, np.minimum(bits, 0x7F7FFFFF)).astype(np.int32)
+    bits = np.where(bits < 64 << 23, 0, np.minimum(bits, 0x7F7FFFFF))
+    bits = np.where(bits < 76 << 23, (bits + 0x800) & ~0xFFF, bits).astype(np.int32)
     upper = (bits & ~0xFFF).view(F)
     lower = bits.view(F) - upper
     with np.errstate(over="ignore"):
