@@ -165,7 +165,7 @@ def dispatch(rounds, _):
         )
         run, _ = started(algorithm, data, layers(workload.layers), 10**6)
         whole = [1e3 * s for s in seconds_a_round(run, rounds)]
-        number, blocks = run._planned(rounds + 1)
+        number, blocks, _ = run._planned(rounds + 1)
         (block,) = list(blocks)
         execute, root = run._executor.run, run._root_everywhere
         state, call = run.state, []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxfed import engine as engine
     from jaxfed import evaluation as evaluation
     from jaxfed import keys as keys
+    from jaxfed import ledger as ledger
     from jaxfed import metrics as metrics
     from jaxfed import models as models
     from jaxfed import noise as noise
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jaxfed.engine import simulate as simulate
     from jaxfed.engine import sweep as sweep
     from jaxfed.engine import use_cores as use_cores
+    from jaxfed.ledger import Ledger as Ledger
 
 _SUBMODULES = (
     "accounting",
@@ -42,6 +44,7 @@ _SUBMODULES = (
     "engine",
     "evaluation",
     "keys",
+    "ledger",
     "metrics",
     "models",
     "noise",
@@ -51,18 +54,26 @@ _SUBMODULES = (
     "tree",
     "typing",
 )
-_FROM_ENGINE = ("History", "Strategy", "Sweep", "simulate", "sweep", "use_cores")
+_FROM = {
+    "History": "engine",
+    "Ledger": "ledger",
+    "Strategy": "engine",
+    "Sweep": "engine",
+    "simulate": "engine",
+    "sweep": "engine",
+    "use_cores": "engine",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"jaxfed.{name}")
-    if name in _FROM_ENGINE:
-        value = getattr(importlib.import_module("jaxfed.engine"), name)
+    if name in _FROM:
+        value = getattr(importlib.import_module(f"jaxfed.{_FROM[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'jaxfed' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*_SUBMODULES, *_FROM_ENGINE, "__version__"])
+    return sorted([*_SUBMODULES, *_FROM, "__version__"])

@@ -78,6 +78,16 @@ class RenyiFilter:
         usable = self._budget > 0
         return float((self._spent[usable] / self._budget[usable]).min())
 
+    @property
+    def epsilon_spent(self) -> float:
+        """The epsilon whose filter would have let through what was spent so far.
+
+        For people: the guarantee is the budget, whatever was spent of it.
+        """
+        usable = self._budget > 0
+        room = (self._budget - self._spent)[usable].max()
+        return max(0.0, self.epsilon - float(room))
+
     def fits(self, event: Any, count: int = 1) -> bool:
         """Returns whether `charge(event, count)` would be permitted."""
         return bool((self._after(event, count) <= self._budget).any())

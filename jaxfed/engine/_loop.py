@@ -5,6 +5,7 @@ devices run their queues side by side (`shard_map`) and meet once, in the sum.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,19 +45,29 @@ class Loop:
         self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
     ) -> tuple[RoundState, RoundReport]:
         """Starts a round; the results may still be under way when it returns."""
-        first, more = self._programs["first"], self._programs["more"]
         remaining = iter(blocks)
         block = next(remaining)
         if block.is_last:
             whole = self._programs["whole"]
             return whole(state, block.packed, block.arrays, index, key, block.layout)
+        blocks = itertools.chain([block], remaining)
+        clients, sums = self.add_up(state, blocks, index, key)
+        return self.close(state, clients, sums, index, key)
+
+    def add_up(
+        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
+    ) -> tuple[PyTree, Sums]:
+        """Runs a round up to its sum: what clients keep, and each device's sums."""
+        first, more = self._programs["first"], self._programs["more"]
+        remaining = iter(blocks)
+        block = next(remaining)
         sums, clients = first(
             state, block.packed, block.arrays, index, key, block.layout
         )
+        rest = state._replace(clients=())
         for block in remaining:
-            state = state._replace(clients=())
             sums, clients = more(
-                state,
+                rest,
                 clients,
                 sums,
                 block.packed,
@@ -65,7 +76,13 @@ class Loop:
                 key,
                 block.layout,
             )
-        return self._close(state, clients, sums, index, key)
+        return clients, sums
+
+    def close(
+        self, state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
+    ) -> tuple[RoundState, RoundReport]:
+        """Releases the sums; `key` is the root of the noise's key."""
+        return self._close(state._replace(clients=()), clients, sums, index, key)
 
 
 @functools.lru_cache(maxsize=32)

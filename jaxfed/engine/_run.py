@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,14 +10,36 @@ import numpy as np
 from jaxfed import keys, sampling
 from jaxfed.data import FederatedData
 from jaxfed.engine import _devices, _feed, _hosts, _round
+from jaxfed.engine._chunk import Sums
 from jaxfed.engine._feed import Fed
 from jaxfed.engine._loop import Loop
 from jaxfed.engine._planner import Planner
+from jaxfed.engine._round import RoundState
 from jaxfed.engine._stepped import Stepped
 from jaxfed.engine._strategy import Strategy
-from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
+from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
 
 _EXECUTORS = {"loop": Loop, "stepped": Stepped}
+
+
+class _Plan(NamedTuple):
+    """Who comes to a round and what they do."""
+
+    number: jax.Array
+    """() int32, on every device: the round's."""
+    blocks: Iterable[Fed]
+    attendance: Any
+    """Of all clients after the round; None where no contract limits it."""
+
+
+class Summed(NamedTuple):
+    """A round up to its sum. Private."""
+
+    plan: _Plan
+    clients: PyTree
+    """What clients keep."""
+    sums: Sums
+    """Leaves (devices, ...)."""
 
 
 class Run:
@@ -89,42 +112,104 @@ class Run:
         state = _round.init_state(algorithm, params, data.num_clients)
         self.state = _devices.everywhere(mesh, state)
         self._mesh = mesh
-        self._ahead: tuple[int, tuple[jax.Array, Iterable[Fed]]] | None = None
+        self._ahead: tuple[int, _Plan] | None = None
 
     def one_round(self, index: int) -> RoundReport:
         """Runs round `index`, and plans the one after it while devices work."""
-        number, blocks = self._planned(index)
+        plan = self._planned(index)
         self.state, report = self._executor.run(
-            self.state, blocks, number, self._root_everywhere
+            self.state, plan.blocks, plan.number, self._root_everywhere
         )
-        if index + 1 < self._rounds:
-            try:
-                self._ahead = index + 1, self._planned(index + 1)
-            except Exception:  # this round's record comes first; then it is raised
-                self._ahead = None
+        self._finish(index, plan)
         return report
 
-    def _planned(self, index: int) -> tuple[jax.Array, Iterable[Fed]]:
-        """Draws a cohort; returns the round's number, on the devices, and its blocks.
+    def add_up(self, index: int, root: jax.Array | None = None) -> Summed:
+        """Runs round `index` up to its sum; it can be run again after that.
 
-        The first block is ready. The number is sent now because a NumPy scalar that
-        is passed to a program of several devices costs 0.1 ms of every round.
+        Args:
+            index: of the round.
+            root: the root key, if it is another one than the run's.
         """
+        everywhere = self._root_everywhere
+        if root is None:
+            plan = self._planned(index)
+        else:
+            everywhere = _devices.everywhere(self._mesh, root)
+            plan = self._plan(index, self._attendance, root)
+        state = self.state
+        if jax.tree.leaves(state.clients):  # an executor may overwrite them
+            kept = jax.tree.map(lambda a: a.copy(), state.clients)
+            state = state._replace(clients=kept)
+        clients, sums = self._executor.add_up(
+            state, plan.blocks, plan.number, everywhere
+        )
+        return Summed(plan, clients, sums)
+
+    def release(self, index: int, summed: Summed, noise_key: jax.Array) -> RoundReport:
+        """Releases a sum, and updates the server's model.
+
+        Args:
+            index: of the round.
+            summed: from `add_up`.
+            noise_key: the root of the noise's key.
+        """
+        plan, clients, sums = summed
+        everywhere = _devices.everywhere(self._mesh, noise_key)
+        self.state, report = self._executor.close(
+            self.state, clients, sums, plan.number, everywhere
+        )
+        return report
+
+    def finish(self, index: int, summed: Summed) -> None:
+        """Ends a released round, and plans the one after it while devices work."""
+        self._finish(index, summed.plan)
+
+    def resume(self, rounds: int, state: RoundState) -> None:
+        """Goes on after that many rounds, with the state that they left."""
+        self.state = _devices.everywhere(self._mesh, state)
+        if self._attendance is None:
+            return
+        for index in range(rounds):
+            clients = self._sampling.draw(index, key=_sampling_key(self._root))
+            self._attendance = self._attended(self._attendance, clients, index)
+
+    def _finish(self, index: int, plan: _Plan) -> None:
+        self._attendance = plan.attendance
+        if index + 1 < self._rounds:
+            try:
+                self._ahead = index + 1, self._plan(index + 1, plan.attendance)
+            except Exception:  # this round's record comes first; then it is raised
+                self._ahead = None
+
+    def _planned(self, index: int) -> _Plan:
         if self._ahead is not None and self._ahead[0] == index:
             return self._ahead[1]
-        sampling_key, shuffling_key = _host_keys(self._root, np.int32(index))
-        clients = self._sampling.draw(index, key=sampling_key)
-        attendance = self._attendance
+        return self._plan(index, self._attendance)
+
+    def _plan(
+        self, index: int, attendance: Any, root: jax.Array | None = None
+    ) -> _Plan:
+        """Draws a cohort, and plans its work; the first block is ready.
+
+        The number is sent now because a NumPy scalar that is passed to a program of
+        several devices costs 0.1 ms of every round.
+        """
+        root = self._root if root is None else root
+        # a contract of participation is kept by the cohorts of one key
+        sampling_root = root if attendance is None else self._root
+        clients = self._sampling.draw(index, key=_sampling_key(sampling_root))
         if attendance is not None:  # refused before anything is released
-            attendance = sampling.attend(
-                attendance, clients, round_index=index, participation=self._contract
-            )
-        word = keys.host_words(shuffling_key, 1)[0]
+            attendance = self._attended(attendance, clients, index)
+        word = keys.host_words(_shuffling_key(root, np.int32(index)), 1)[0]
         blocks = self._feeder.feed(self._planner.plan(clients, word))
         first = next(blocks)
-        self._attendance = attendance
         number = _devices.everywhere(self._mesh, np.int32(index))
-        return number, itertools.chain([first], blocks)
+        return _Plan(number, itertools.chain([first], blocks), attendance)
+
+    def _attended(self, attendance: Any, clients: np.ndarray, index: int) -> Any:
+        return sampling.attend(
+            attendance, clients, round_index=index, participation=self._contract
+        )
 
 
 def host_arrays(data: FederatedData) -> dict[str, np.ndarray]:
@@ -160,10 +245,12 @@ def host_arrays(data: FederatedData) -> dict[str, np.ndarray]:
 
 
 @jax.jit
-def _host_keys(root: jax.Array, index: jax.Array) -> list[jax.Array]:
-    """Returns the keys for what is drawn on the host: the run's cohorts, a shuffle."""
-    shuffling = keys.for_purpose(root, keys.Purpose.SHUFFLING)
-    return [
-        keys.for_purpose(root, keys.Purpose.SAMPLING),
-        keys.for_round(shuffling, index),
-    ]
+def _sampling_key(root: jax.Array) -> jax.Array:
+    """Returns the key of the run's cohorts."""
+    return keys.for_purpose(root, keys.Purpose.SAMPLING)
+
+
+@jax.jit
+def _shuffling_key(root: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns the key of the order of examples in a round."""
+    return keys.for_round(keys.for_purpose(root, keys.Purpose.SHUFFLING), index)

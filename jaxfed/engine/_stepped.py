@@ -69,6 +69,13 @@ class Stepped:
         self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
     ) -> tuple[RoundState, RoundReport]:
         """Starts a round; the results may still be under way when it returns."""
+        clients, sums = self.add_up(state, blocks, index, key)
+        return self.close(state, clients, sums, index, key)
+
+    def add_up(
+        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
+    ) -> tuple[PyTree, Sums]:
+        """Runs a round up to its sum: what clients keep, and each device's sums."""
         mesh, clients = self._mesh, state.clients
         sums: list[Any] = [None] * len(_devices.local_places(mesh))
         for block in blocks:
@@ -85,8 +92,13 @@ class Stepped:
                     [unpack(block.layout, h).clients for h in block.host]
                 )
                 clients = _close.putting_back(mesh)(clients, numbers, kept)
-        joined = _devices.joined(mesh, [_first_axis(one) for one in sums])
-        return self._close(state, clients, joined, index, key)
+        return clients, _devices.joined(mesh, [_first_axis(one) for one in sums])
+
+    def close(
+        self, state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
+    ) -> tuple[RoundState, RoundReport]:
+        """Releases the sums; `key` is the root of the noise's key."""
+        return self._close(state, clients, sums, index, key)
 
     def _sites(
         self, state: RoundState, clients: PyTree, block: Fed, index: Any, key: Any

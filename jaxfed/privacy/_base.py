@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -34,6 +34,30 @@ class Exposure(NamedTuple):
     """The event of one use."""
     uses: int
     relation: str
+
+
+class Cost(NamedTuple):
+    """What a run costs one unit of privacy, as a ledger keeps it; public.
+
+    After r of its rounds a unit was in at most `ceil(r / every)` uses of `event`.
+    """
+
+    event: Any
+    """The event of one use."""
+    rounds: int
+    every: int
+    unit: str
+    """`"client"` or `"example"`."""
+    relation: str
+    distance: float
+    """Of the whole run's noise from its ideal law, in total variation."""
+    may_repeat: bool
+    """Whether a round can be released again, with other noise, at the cost of one
+    more use; correlated noise covers every round once."""
+
+    def uses(self, rounds: int) -> int:
+        """Returns how many uses the first `rounds` rounds are, at most."""
+        return -(-rounds // self.every)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +124,29 @@ class Privacy(Configuration, abc.ABC):
         """Returns the numbers in the state that were released, for the history."""
         del state
         return {}
+
+    def at_rest(self, state: PyTree) -> PyTree:
+        """Returns what of the state may be written to a disk: nothing secret."""
+        return state
+
+    def resumed(
+        self,
+        params: Params,
+        kept: PyTree,
+        *,
+        rounds: int,
+        noise_key: Callable[[int], jax.Array],
+    ) -> PyTree:
+        """Returns the state after some rounds from what `at_rest` returned.
+
+        Args:
+            params: of the same shapes as those of the run.
+            kept: what was written.
+            rounds: how many rounds were released.
+            noise_key: the key that `release` got in round 0, 1, ...
+        """
+        del params, rounds, noise_key
+        return kept
 
     @abc.abstractmethod
     def event(self, rounds: int) -> "DpEvent":
@@ -176,6 +223,23 @@ class Privacy(Configuration, abc.ABC):
         """Checks for a delta that does not permit publishing a client."""
         return checked_delta(delta, self.sampling.population)
 
+    def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
+        """Returns what a run of that many rounds costs the unit that is protected.
+
+        Args:
+            rounds: how many, >= 1.
+            relation: under which the event will be accounted.
+        """
+        return Cost(
+            event=self.event(1),
+            rounds=check.positive_integer(rounds=rounds),
+            every=1,
+            unit="client",
+            relation=relation,
+            distance=RUN_DISTANCE,
+            may_repeat=True,
+        )
+
     def statement(
         self,
         *,
@@ -210,6 +274,21 @@ class Privacy(Configuration, abc.ABC):
         from jaxfed.privacy import _plot
 
         return _plot.tradeoff(self, **options)
+
+
+def interval(uses: Sequence[int]) -> int:
+    """Returns the largest `every` for which `ceil(r / every)` is at least `uses[r-1]`.
+
+    Args:
+        uses: after 1, 2, ... rounds; rising.
+    """
+    counts = np.asarray(uses)
+    rounds = np.arange(1, len(counts) + 1)
+    # a later use comes at round r, so that every must be <= (r - 1) / (uses before)
+    later = counts > 1
+    if not later.any():
+        return len(counts)
+    return max(1, int(((rounds[later] - 1) // (counts[later] - 1)).min()))
 
 
 def checked_delta(

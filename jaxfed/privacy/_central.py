@@ -14,7 +14,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _joint, _statement
-from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
+from jaxfed.privacy._base import RUN_DISTANCE, Cost, Exposure, Privacy, interval
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
@@ -232,6 +232,12 @@ class Central(Privacy):
             delta=delta,
             rounds=rounds,
         )
+
+    def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
+        """Returns what a run of that many rounds costs a client."""
+        found = super().cost(rounds, relation=relation)
+        uses = [self._uses(count + 1) for count in range(rounds)]
+        return found._replace(event=self._round_event(), every=interval(uses))
 
     def _statement(self, rounds: int | None) -> Statement:
         is_known = rounds is not None and self.delta is not None

@@ -7,7 +7,9 @@ model is, carries less of it.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import jax
@@ -18,7 +20,7 @@ from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.clipping import _lattice
 from jaxfed.privacy import _correlated_layout, _joint, _statement
-from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy
+from jaxfed.privacy._base import RUN_DISTANCE, Cost, Exposure, Privacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import (
@@ -170,6 +172,30 @@ class CentralCorrelated(Privacy):
         released = Released(value=value).mean_over(self.sampling.expected_clients)
         return _State(stream, state.round + 1), released
 
+    def at_rest(self, state: _State) -> PyTree:
+        """Returns nothing: the noise of earlier rounds is a secret."""
+        del state
+        return ()
+
+    def resumed(
+        self,
+        params: Params,
+        kept: PyTree,
+        *,
+        rounds: int,
+        noise_key: Callable[[int], jax.Array],
+    ) -> _State:
+        """Draws the noise of the earlier rounds again, from their keys."""
+        del kept
+        state, shapes = self.init(params), _integers(params)
+        for index in range(rounds):
+            state = self._advanced(state, shapes, key=noise_key(index))
+        return state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _advanced(self, state: _State, total: PyTree, *, key: jax.Array) -> _State:
+        return self.release(state, total, key=key)[0]
+
     def sensitivity(self, relation: str = "zero_out") -> float:
         """Returns the L2 distance by which one client moves the encoded run.
 
@@ -186,6 +212,12 @@ class CentralCorrelated(Privacy):
 
         self._check_horizon(rounds)
         return GaussianDpEvent(self._run_multiplier(self.noise.multiplier))
+
+    def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
+        """Returns what the run costs a client: all of it at the first round."""
+        self._check_horizon(rounds)
+        found = super().cost(rounds, relation=relation)
+        return found._replace(every=rounds, may_repeat=False)
 
     def epsilon(
         self, *, rounds: int | None = None, delta: float | None = None
@@ -278,6 +310,10 @@ class CentralCorrelated(Privacy):
             run_multiplier=self._run_multiplier(self.noise.multiplier),
             dimension=tree.size(params),
         )
+
+
+def _integers(params: Params) -> PyTree:
+    return jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), jnp.int32), params)
 
 
 def _gaussian(multiplier: float) -> "DpEvent":

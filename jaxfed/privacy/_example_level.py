@@ -16,7 +16,7 @@ import optax
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _dp_sgd, _joint, _statement
-from jaxfed.privacy._base import RUN_DISTANCE, Exposure, Privacy, checked_delta
+from jaxfed.privacy._base import RUN_DISTANCE, Cost, Exposure, Privacy, checked_delta
 from jaxfed.privacy._none import NoPrivacy
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Poisson, Sampler
@@ -197,6 +197,10 @@ class ExampleLevel(Privacy):
         """
         check.positive_integer(rounds=rounds)
         return self.silo_event(int(np.argmax(self.sizes)), rounds)
+
+    def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
+        """Returns what a run of that many rounds costs an example, at most."""
+        return super().cost(rounds, relation=relation)._replace(unit="example")
 
     def epsilons(
         self, *, rounds: int | None = None, delta: float | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.privacy import _local_statement, _reports
-from jaxfed.privacy._base import UNITS, Privacy, checked_delta
+from jaxfed.privacy._base import UNITS, Cost, Privacy, checked_delta
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, Params, PyTree, Released
@@ -158,6 +158,18 @@ class Local(Privacy):
         check.positive_integer(rounds=rounds)
         return SelfComposedDpEvent(self._report_event(), rounds)
 
+    def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
+        """Returns what a run of that many rounds costs a client that is in all.
+
+        A report hides any two inputs from each other. The event says so by itself;
+        where replacing will be counted again, it is half as much.
+        """
+        found = super().cost(rounds, relation=relation)
+        share = 2 if relation == "replace_one" else 1
+        return found._replace(
+            event=self._report_event(share), distance=rounds * _MOST_DISTANCE
+        )
+
     def epsilon(
         self, *, rounds: int | None = None, delta: float | None = None
     ) -> float:
@@ -269,18 +281,22 @@ class Local(Privacy):
     def _report(self) -> _reports.Report:
         return _reports.report_of(self.clipping, self.noise, self.sampling.max_clients)
 
-    def _report_event(self) -> "DpEvent":
-        from dp_accounting import dp_event
+    def _report_event(self, share: int = 1) -> "DpEvent":
+        """Returns the event of a report, or of one `share`-th of its sensitivity."""
+        from dp_accounting import GaussianDpEvent, dp_event
 
         pure = self._pure_epsilon()
         if pure is None and isinstance(self.noise, noise.Gaussian):
-            return _gaussian_event(self.noise.multiplier)
+            whole = _reports.gaussian_over_distance(self.noise.multiplier)
+            return GaussianDpEvent(share * whole)
         assert pure is not None  # of all other noise
         # With sensitivity 1 its privacy loss is epsilon or minus epsilon and nothing
         # between: randomised response, which every pure report is at most as bad as.
         # (RandomizedResponseDpEvent is counted once by dp-accounting 0.6, however
         # often it is composed.)
-        return dp_event.DiscreteLaplaceDpEvent(noise_parameter=pure, sensitivity=1)
+        return dp_event.DiscreteLaplaceDpEvent(
+            noise_parameter=pure / share, sensitivity=1
+        )
 
     def _planned(self, rounds: int | None, delta: float | None) -> tuple[int, float]:
         return super()._planned(rounds, self._delta() if delta is None else delta)

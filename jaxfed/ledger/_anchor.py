@@ -1,0 +1,73 @@
+"""The anchor: a note of the last entry, kept apart from the ledger.
+
+A ledger alone cannot know that it is an older copy of itself. Whatever remembers a
+later head can: this file, a checkpoint, a vault, an auditor.
+"""
+
+from pathlib import Path
+
+from jaxfed.ledger import _files
+from jaxfed.ledger._book import Terms
+from jaxfed.ledger._errors import LedgerError
+from jaxfed.ledger._rows import Entry
+
+_FIELDS = ("entries", "head")
+
+
+def check(
+    anchor: Path | None,
+    entries: list[Entry],
+    where: Path,
+    terms: Terms,
+    *,
+    read_only: bool,
+) -> None:
+    """Refuses a ledger that does not extend what the anchor noted.
+
+    Raises:
+        LedgerError: it does not, or a writer does not name the anchor.
+    """
+    if anchor is None:
+        if terms.anchored and not read_only:
+            raise LedgerError(
+                f"{where} must be opened with its anchor, got none; pass anchor=, the "
+                "file that was named when it was created."
+            )
+        return
+    if not terms.anchored:
+        raise LedgerError(
+            f"{where} was created without an anchor, got {anchor}; leave anchor out."
+        )
+    noted = _files.read_json(anchor, _FIELDS)
+    if noted is None:
+        raise LedgerError(
+            f"the anchor must be at {anchor}, got no such file; bring it back: without "
+            "it nobody knows whether this is the latest ledger."
+        )
+    check_extends(entries, noted["entries"], noted["head"], where, by=str(anchor))
+
+
+def check_extends(
+    entries: list[Entry], count: int, head: str, where: Path, *, by: str
+) -> None:
+    """Refuses a ledger that has not the first `count` entries somebody knows of.
+
+    Raises:
+        LedgerError: it is older, or another one.
+    """
+    if len(entries) < count:
+        raise LedgerError(
+            f"{where} must have the {count} entries that {by} knows of, got "
+            f"{len(entries)}: it is an older copy, and would forget what was spent; "
+            "restore the latest one."
+        )
+    if entries[count - 1].hash != head:
+        raise LedgerError(
+            f"{where} must be the ledger that {by} knows of, but entry {count - 1} is "
+            "another one; it was edited, forked or swapped: restore the right one."
+        )
+
+
+def write(anchor: Path, count: int, head: str) -> None:
+    """Notes the last entry, durably."""
+    _files.replace(anchor, _files.json_text({"entries": count, "head": head}))

@@ -1,0 +1,151 @@
+"""What the entries of a ledger add up to."""
+
+import importlib.metadata
+import platform
+import sqlite3
+from typing import Any, NamedTuple
+
+from jaxfed import _check as check
+from jaxfed.accounting._filter import FILTER_ORDERS
+from jaxfed.ledger import _mechanism
+from jaxfed.ledger._budget import Adaptive, Budget, Planned
+from jaxfed.ledger._errors import LedgerError
+from jaxfed.ledger._mechanism import Mechanism
+from jaxfed.ledger._rows import Entry
+
+FORMAT = 1
+_UNITS = ("client", "example")
+_RELATIONS = ("zero_out", "replace_one")
+
+
+class Terms(NamedTuple):
+    """What was agreed when the ledger was made; it never changes."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    relation: str
+    adaptive: bool
+    anchored: bool
+    purpose: str
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the first entry holds."""
+        versions = {
+            name: importlib.metadata.version(name)
+            for name in ("dp-accounting", "jax", "jaxfed", "numpy")
+        }
+        versions |= {
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+        }
+        orders = list(FILTER_ORDERS) if self.adaptive else []
+        return {
+            "format": FORMAT,
+            **self._asdict(),
+            "orders": orders,
+            "versions": versions,
+        }
+
+
+def checked_terms(
+    *,
+    epsilon: float,
+    delta: float,
+    unit: str,
+    relation: str,
+    adaptive: bool,
+    anchored: bool,
+    purpose: str,
+) -> Terms:
+    """Returns the terms of a new ledger."""
+    check.instance(bool, "pass True or False", adaptive=adaptive)
+    check.instance(str, "say in a few words what it is for", purpose=purpose)
+    terms = Terms(
+        epsilon=check.positive("pass for example epsilon=1.0", epsilon=epsilon),
+        delta=check.open_probability("pass for example delta=1e-5", delta=delta),
+        unit=check.one_of(_UNITS, unit=unit),
+        relation=check.one_of(_RELATIONS, relation=relation),
+        adaptive=adaptive,
+        anchored=anchored,
+        purpose=purpose,
+    )
+    _budget_of(terms, list(FILTER_ORDERS))  # refuses a budget that holds nothing
+    return terms
+
+
+class Book:
+    """A ledger's mechanisms, its budget, and the models it paid for.
+
+    Args:
+        entries: all of them, in order.
+        where: the file, for messages.
+    """
+
+    def __init__(self, entries: list[Entry], *, where: str):
+        self._where = where
+        facts = entries[0].facts
+        if facts.get("format") != FORMAT:
+            raise self._unknown(f"format {facts.get('format')!r}")
+        self.terms = Terms(**{name: facts[name] for name in Terms._fields})
+        self.budget = _budget_of(self.terms, facts["orders"])
+        self.identity = entries[0].hash
+        self.entries: list[Entry] = []
+        self.mechanisms: dict[int, Mechanism] = {}
+        self.models: dict[int, str] = {}
+        for entry in entries:
+            self.take(entry)
+
+    @property
+    def head(self) -> str:
+        """The hash of the last entry."""
+        return self.entries[-1].hash
+
+    @property
+    def has_releases(self) -> bool:
+        """Whether anything was spent."""
+        return any(m.charges for m in self.mechanisms.values())
+
+    def named(self, name: str) -> Mechanism | None:
+        """Returns the mechanism with a name."""
+        return next((m for m in self.mechanisms.values() if m.name == name), None)
+
+    def take(self, entry: Entry) -> None:
+        """Takes account of one more entry."""
+        facts, kind = entry.facts, entry.kind
+        if kind == "mechanism":
+            terms = self.terms
+            new = _mechanism.mechanism_of(
+                entry, unit=terms.unit, relation=terms.relation
+            )
+            self.mechanisms[entry.number] = new
+            self.budget.add(new)
+        elif kind == "run":
+            self.mechanisms[facts["mechanism"]].run = facts
+        elif kind == "charge":
+            charge = _mechanism.charge_of(entry)
+            mechanism = self.mechanisms[facts["mechanism"]]
+            self.budget.spend(mechanism, charge.uses)
+            mechanism.add(charge)
+        elif kind == "model":
+            self.models[facts["charge"]] = facts["sha256"]
+        elif kind != "ledger":
+            raise self._unknown(f"an entry of kind {kind!r}")
+        self.entries.append(entry)
+
+    def _unknown(self, what: str) -> LedgerError:
+        return LedgerError(
+            f"{self._where} must be of format {FORMAT}, got {what}; it was written by "
+            "a newer version of jaxfed: install that one."
+        )
+
+
+def _budget_of(terms: Terms, orders: list[float]) -> Budget:
+    if terms.adaptive:
+        return Adaptive(
+            epsilon=terms.epsilon,
+            delta=terms.delta,
+            relation=terms.relation,
+            orders=orders,
+        )
+    return Planned(epsilon=terms.epsilon, delta=terms.delta, relation=terms.relation)

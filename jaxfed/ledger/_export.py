@@ -1,0 +1,81 @@
+"""A ledger as one JSON document, for an auditor who has neither the file nor SQLite.
+
+It holds the text and hash of every entry, so that the chain can be computed again with
+any SHA-256, and a summary for people. It holds no secret.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxfed.ledger import _files, _rows
+from jaxfed.ledger._book import Book
+from jaxfed.ledger._errors import LedgerError
+from jaxfed.ledger._rows import Row
+
+if TYPE_CHECKING:
+    from jaxfed.ledger._ledger import Ledger
+
+_WHAT = "a jaxfed privacy ledger"
+
+
+def write(path: Path, ledger: "Ledger") -> None:
+    """Writes the document; the old file or the new one is there, never a part."""
+    text = json.dumps(document(ledger), indent=1, allow_nan=False) + "\n"
+    with _files.writing(path):
+        _files.replace(path, text)
+
+
+def document(ledger: "Ledger") -> dict[str, Any]:
+    """Returns the document as plain values."""
+    rows = ledger._store.rows()[: len(ledger.history())]
+    terms = ledger.terms
+    return {
+        "what": _WHAT,
+        "how_to_check": (
+            "The hash of an entry is the SHA-256 of its text; its text names the hash "
+            "of the entry before as previous. Check with: python -m jaxfed.ledger "
+            "verify FILE"
+        ),
+        "entries": [{"text": row.text, "hash": row.hash} for row in rows],
+        "head": ledger.head,
+        "summary": {
+            "budget": terms._asdict(),
+            "epsilon_spent": ledger.epsilon(),
+            "mechanisms": [
+                {
+                    "name": m.name,
+                    "releases": len(m.charges),
+                    "planned": m.cost.rounds,
+                    "uses": m.uses,
+                }
+                for m in ledger.mechanisms
+            ],
+        },
+    }
+
+
+def read(path: Path) -> Book:
+    """Reads a document and checks its chain.
+
+    Raises:
+        LedgerError: it is not one, or was changed.
+    """
+    try:
+        found = json.loads(path.read_text("ascii"))
+        is_one = isinstance(found, dict) and found.get("what") == _WHAT
+        rows = [
+            Row(number, each["text"], each["hash"], "")
+            for number, each in enumerate(found["entries"] if is_one else [])
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            f"{path} must be what Ledger.export wrote, got a file that cannot be read "
+            f"as that: {error}."
+        ) from error
+    if not is_one:
+        raise LedgerError(f"{path} must be what Ledger.export wrote, got another file.")
+    entries = _rows.entries_of(rows, where=str(path), key=None)
+    if found.get("head") != entries[-1].hash:
+        raise _rows.changed(str(path), len(entries) - 1, "is not the head it names")
+    return Book(entries, where=str(path))

@@ -1,0 +1,430 @@
+"""The ledger: what was spent, before anything was released.
+
+Charged first, released after: an interrupted release is counted although it may never
+have been made, and no release is ever made that was not counted. There are no refunds.
+"""
+
+import contextlib
+import os
+import weakref
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from jaxfed import _check as check
+from jaxfed.ledger import _codec, _mechanism, _opening, _permit, _rows
+from jaxfed.ledger._book import Book, checked_terms
+from jaxfed.ledger._errors import LedgerError
+from jaxfed.ledger._mechanism import Mechanism
+from jaxfed.ledger._opening import Opened
+from jaxfed.ledger._owner import Owner
+from jaxfed.ledger._paid_run import PaidRun
+from jaxfed.ledger._permit import Permit
+from jaxfed.ledger._rows import Entry, Row
+from jaxfed.privacy import Privacy
+from jaxfed.privacy._base import Cost
+
+_MANY = 1 << 30
+
+
+class Verified(NamedTuple):
+    """What `verify` found."""
+
+    entries: int
+    head: str
+    """The hash of the last entry: publish it, and nobody can change what is before."""
+    is_sealed: bool
+    """Whether the whole file was compared with its seal, and not only its entries."""
+
+
+class Ledger:
+    """A privacy budget on disk; made by `create` and `open`, never by its class.
+
+    Formal guarantee: if every release is made under a permit of this ledger, with
+    noise from the permit's key, then all of them together are (epsilon, delta)-
+    differentially private for its unit and relation, whatever process was killed or
+    started again meanwhile; provided that the file is not replaced by an older one
+    together with everything that knows a later head, and that its secret is secret.
+
+    What it holds is public: mechanisms, counts of releases, hashes. Never cohorts,
+    counts of clients, or metrics.
+
+    Attributes:
+        path: of the file.
+        terms: epsilon, delta, unit and relation of the budget.
+    """
+
+    def __init__(self, path: Path, opened: Opened):
+        self.path, self.terms = path, opened.book.terms
+        self._opened, self._book, self._store = opened, opened.book, opened.store
+        weakref.finalize(self, opened.store.drop)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        epsilon: float,
+        delta: float,
+        unit: str = "client",
+        relation: str = "zero_out",
+        adaptive: bool = False,
+        purpose: str = "",
+        anchor: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Makes a ledger, with a new secret beside it in `<path>-secret`.
+
+        Args:
+            path: where; no file may be there.
+            epsilon: the budget, > 0.
+            delta: strictly between 0 and 1.
+            unit: whose privacy it is: `"client"` or `"example"`.
+            relation: what neighbours are: `"zero_out"` or `"replace_one"`.
+            adaptive: whether mechanisms may be chosen after looking at releases. If
+                not, all are planned before the first release, which is tighter.
+            purpose: a few public words.
+            anchor: a small file, best on another disk, that notes the last entry
+                after every spend: an older copy of the ledger is refused then.
+
+        Raises:
+            LedgerError: there is a file already, or it cannot be written.
+        """
+        terms = checked_terms(
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit,
+            relation=relation,
+            adaptive=adaptive,
+            anchored=anchor is not None,
+            purpose=purpose,
+        )
+        where = Path(path)
+        return cls(where, _opening.create(where, terms, _optional(anchor)))
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        anchor: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Opens a ledger after checking every entry; one writer, many readers.
+
+        Args:
+            path: of the file.
+            read_only: to look at it; needs no secret, and may be done while another
+                process writes.
+            anchor: the anchor it was created with; a writer must name it.
+
+        Raises:
+            LedgerError: it is missing, changed, older than its anchor, or in use.
+        """
+        where = Path(path)
+        opened = _opening.open_(where, _optional(anchor), read_only=read_only)
+        return cls(where, opened)
+
+    @property
+    def head(self) -> str:
+        """The hash of the last entry."""
+        return self._book.head
+
+    @property
+    def identity(self) -> str:
+        """The hash of the first entry: no other ledger has it."""
+        return self._book.identity
+
+    @property
+    def mechanisms(self) -> list[Mechanism]:
+        """What the ledger pays for, in the order of naming."""
+        return list(self._book.mechanisms.values())
+
+    def history(self) -> list[Entry]:
+        """Returns all entries; public."""
+        return list(self._book.entries)
+
+    def epsilon(self) -> float:
+        """Returns the epsilon of all releases so far, at the ledger's delta.
+
+        The guarantee is `terms.epsilon`, which this never passes. Of an adaptive
+        ledger it is a report for people: whoever stops where it looks good has no
+        smaller guarantee than the budget.
+        """
+        return self._book.budget.epsilon()
+
+    def remaining(self, privacy: Privacy) -> int:
+        """Returns how many more rounds of a mechanism this ledger will pay for."""
+        cost = self._cost(privacy, getattr(privacy, "rounds", None) or 1)
+        same = self._like(cost)
+        left = sum(m.left for m in same)
+        if self.terms.adaptive or not (same or self._book.has_releases):
+            fits = self._book.budget.rounds_left(cost)
+            left = min(left, fits) if same else fits
+            left = left if cost.may_repeat else min(left, cost.rounds)
+        return left
+
+    def plan(
+        self, what: Any, rounds: int | None = None, *, name: str | None = None
+    ) -> Mechanism:
+        """Names a mechanism, and keeps its share of a budget that is not adaptive.
+
+        Args:
+            what: a privacy object, or an event of dp-accounting or of jaxfed.
+            rounds: how many releases; the planned ones of `what` if not given.
+            name: for people, and to find it again; one of its own if not given.
+
+        Raises:
+            BudgetExhausted: it does not fit, or comes after the first release of a
+                ledger that is not adaptive; the message says how much would fit.
+            ValueError: it has another unit, or no proof under this relation.
+        """
+        name = name or f"mechanism {len(self.mechanisms) + 1}"
+        check.instance(str, "name the mechanism in a few words", name=name)
+        if self._book.named(name) is not None:
+            raise ValueError(
+                f"name must be new in this ledger, got {name!r}; give it another one."
+            )
+        rounds = getattr(what, "rounds", None) if rounds is None else rounds
+        remedy = "pass how many releases you plan"
+        cost = self._cost(what, check.positive_integer(remedy, rounds=rounds))
+        self._book.budget.admit(cost, name)
+        with self._transaction() as written:
+            facts = Mechanism(0, name, cost).facts()
+            entry = self._append(written, "mechanism", facts)
+        return self._book.mechanisms[entry.number]
+
+    def charge(self, what: Any, *, name: str | None = None) -> Permit:
+        """Spends one release, durably, and permits it.
+
+        Args:
+            what: the name of a planned mechanism, a privacy object (one round of it)
+                or an event; one that is not planned yet is planned for this once, in
+                an adaptive ledger for as often as it fits.
+            name: of a mechanism that is new.
+
+        Returns:
+            A permit, whose `key(digest_of_the_sum)` gives the noise's key.
+
+        Raises:
+            BudgetExhausted: it does not fit; nothing was spent.
+            LedgerError: it could not be written; nothing may be released.
+        """
+        mechanism = self._found(what, name)
+        with self.spending(mechanism, len(mechanism.charges)) as permit:
+            pass
+        return permit
+
+    def begin(self, mechanism: Mechanism, *, plan: str, inputs: bytes) -> PaidRun:
+        """Begins a run of a planned mechanism, or goes on with the one that began.
+
+        Args:
+            mechanism: from `plan`.
+            plan: a public SHA-256 of what is run.
+            inputs: a digest of all that it runs on, data included; private. The entry
+                holds an HMAC of it.
+
+        Raises:
+            LedgerError: the run began with another plan, or on other data.
+        """
+        facts = {
+            "mechanism": mechanism.number,
+            "plan": plan,
+            "inputs": self._owner.sealed(inputs),
+        }
+        if mechanism.run is None:
+            if mechanism.charges:
+                raise ValueError(
+                    f"mechanism {mechanism.name!r} was charged one release at a time; "
+                    "plan one of its own for a run, under another name."
+                )
+            with self._transaction() as written:
+                self._append(written, "run", facts)
+        elif mechanism.run != facts:
+            what = "plan" if mechanism.run["plan"] != plan else "data or parameters"
+            raise LedgerError(
+                f"run {mechanism.name!r} must go on as it began, but its {what} "
+                "changed; bring back what it began with, or start another run under "
+                "another name, which spends anew."
+            )
+        return PaidRun(self, mechanism)
+
+    @contextlib.contextmanager
+    def spending(
+        self, mechanism: Mechanism, round_index: int, inputs: bytes | None = None
+    ) -> Generator[Permit]:
+        """Spends one release of a mechanism, together with the model it makes.
+
+        Inside, the release is computed with the permit's key; nothing of it may leave
+        the process before the end, which makes spend and model durable at once.
+
+        Args:
+            mechanism: from `plan`.
+            round_index: which of its rounds, from 0.
+            inputs: a digest of the sum that is noised and of all that decides on it.
+
+        Raises:
+            BudgetExhausted: it does not fit; nothing was spent.
+            LedgerError: it could not be written; nothing may be released.
+        """
+        owner = self._owner
+        commitment = "" if inputs is None else owner.commitment(mechanism, inputs)
+        latest = mechanism.latest(round_index)
+        if latest is not None and commitment and latest.commitment == commitment:
+            yield owner.permit(self.identity, mechanism, latest, is_replay=True)
+            return
+        attempt = 0 if latest is None else latest.attempt + 1
+        if attempt and not mechanism.cost.may_repeat:
+            raise LedgerError(
+                f"round {round_index + 1} of {mechanism.name!r} must have the sum it "
+                "had when it was released, got another one; correlated noise covers "
+                "each round once: run on the machine and versions it began on."
+            )
+        uses = mechanism.next_uses(round_index)
+        self._book.budget.check(mechanism, uses)
+        facts = {
+            "mechanism": mechanism.number,
+            "round": round_index,
+            "attempt": attempt,
+            "uses": uses,
+            "commitment": commitment,
+        }
+        permit = None
+        try:
+            with self._transaction() as written:
+                entry = self._append(written, "charge", facts)
+                charge = _mechanism.charge_of(entry)
+                permit = owner.permit(self.identity, mechanism, charge, is_replay=False)
+                yield permit
+                if permit.model is not None:
+                    model = {"charge": entry.number, "sha256": permit.model}
+                    self._append(written, "model", model)
+            permit.state = _permit.DURABLE
+        except BaseException:
+            if permit is not None:
+                permit.state = _permit.VOID
+            raise
+
+    def verify(self) -> Verified:
+        """Reads the file again and checks everything that can be checked.
+
+        Raises:
+            LedgerError: something is not as it was written.
+        """
+        owner = self._opened.owner
+        key = None if owner is None else owner.mac_key
+        entries = _rows.entries_of(self._store.rows(), where=str(self.path), key=key)
+        Book(entries, where=str(self.path))
+        known = self._book.entries
+        if [e.hash for e in entries[: len(known)]] != [e.hash for e in known]:
+            raise _rows.changed(str(self.path), len(entries) - 1, "is of another chain")
+        is_sealed = self._store.mode == "read" and self._store.seal is not None
+        return Verified(len(entries), entries[-1].hash, is_sealed)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything an auditor needs as JSON; it holds no secret."""
+        from jaxfed.ledger import _export
+
+        _export.write(Path(path), self)
+
+    def close(self) -> None:
+        """Closes the file, and seals it if this was its writer."""
+        with self._opened.exits:  # the lock is let go last
+            self._store.close(len(self._book.entries), self.head)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        terms = self.terms
+        return (
+            f"Ledger({str(self.path)!r}: epsilon {self.epsilon():.4g} of "
+            f"{terms.epsilon:g} spent at delta {terms.delta:g} for each {terms.unit}, "
+            f"{len(self._book.entries)} entries)"
+        )
+
+    @property
+    def _owner(self) -> Owner:
+        if self._opened.owner is None:
+            raise LedgerError(
+                f"{self.path} was opened with read_only=True; open it for writing."
+            )
+        return self._opened.owner
+
+    def _cost(self, what: Any, rounds: int) -> Cost:
+        """Returns what a mechanism costs in this ledger's terms."""
+        terms = self.terms
+        if not isinstance(what, Privacy):
+            _codec.to_values(what)  # refuses what is no event
+            return Cost(what, rounds, 1, terms.unit, terms.relation, 0.0, True)
+        if what.is_hypothetical:
+            raise ValueError(
+                f"privacy must be of a run that is made, got {what!r}; nothing can be "
+                "released with a hypothetical cohort."
+            )
+        cost = what.cost(rounds, relation=terms.relation)
+        _codec.to_values(cost.event)
+        if cost.unit != terms.unit:
+            raise ValueError(
+                f"the mechanism must protect each {terms.unit}, as this ledger does, "
+                f"got one that protects each {cost.unit}; keep a ledger for each unit."
+            )
+        return cost
+
+    def _found(self, what: Any, name: str | None) -> Mechanism:
+        """Returns the mechanism that a charge is for, planned now if need be."""
+        if isinstance(what, str):
+            found = self._book.named(what)
+            if found is None:
+                known = [m.name for m in self.mechanisms]
+                raise ValueError(
+                    f"a mechanism must be planned under its name, got {what!r}; known "
+                    f"are {', '.join(map(repr, known)) or 'none'}. "
+                    f"{check.nearest(what, known)}"
+                )
+            return found
+        same = [m for m in self._like(self._cost(what, 1)) if m.run is None]
+        if name is not None:
+            same = [m for m in same if m.name == name]
+        if same:  # one that has releases left, if there is one
+            return max(same, key=lambda m: m.left > 0)
+        return self.plan(what, _MANY if self.terms.adaptive else 1, name=name)
+
+    def _like(self, cost: Cost) -> list[Mechanism]:
+        """Returns the mechanisms of which a use costs the same."""
+        values = _codec.to_values(cost.event)
+        return [m for m in self.mechanisms if _codec.to_values(m.cost.event) == values]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[list[Row]]:
+        """Makes rows durable, then takes account of them."""
+        owner, written = self._owner, list[Row]()
+        with self._store.transaction():
+            entries = self._book.entries
+            if self._store.last() != (len(entries), self.head):
+                raise LedgerError(
+                    f"{self.path} must have one writer, but somebody else wrote to it; "
+                    "open it again."
+                )
+            yield written
+        where, first = str(self.path), len(self._book.entries)
+        for entry in _rows.entries_after(
+            written, first, self.head, where=where, key=owner.mac_key
+        ):
+            self._book.take(entry)
+        self._opened.note_head()
+
+    def _append(self, written: list[Row], kind: str, facts: dict[str, Any]) -> Entry:
+        """Adds a row to the open transaction."""
+        previous = written[-1].hash if written else self.head
+        number = len(self._book.entries) + len(written)
+        row = self._owner.row(number, previous, kind, facts)
+        self._store.append(row)
+        written.append(row)
+        return _rows.entry_of(row)
+
+
+def _optional(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

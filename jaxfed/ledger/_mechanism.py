@@ -1,0 +1,116 @@
+"""A mechanism that a ledger pays for, and how much of it was used."""
+
+import dataclasses
+from typing import Any
+
+from jaxfed.ledger import _codec
+from jaxfed.ledger._rows import Entry
+from jaxfed.privacy._base import Cost
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One release of a mechanism that was paid for; public."""
+
+    number: int
+    """Of the entry."""
+    round: int
+    """From 0."""
+    attempt: int
+    """0, or how often this round was released before with another sum."""
+    uses: int
+    """How many uses of the mechanism's event it cost; 0 where earlier ones cover it."""
+    commitment: str
+    """HMAC of the sum, in hexadecimal; tells nothing without the secret."""
+    hash: str
+    """Of the entry."""
+
+
+class Mechanism:
+    """One mechanism of a ledger: what a use costs, and what was used.
+
+    Attributes:
+        number: the entry that named it.
+        name: for people; no other mechanism of the ledger has it.
+        cost: what all planned rounds cost.
+        run: the facts of the run that uses it, or None.
+        charges: every release, in order.
+    """
+
+    def __init__(self, number: int, name: str, cost: Cost):
+        self.number, self.name, self.cost = number, name, cost
+        self.run: dict[str, Any] | None = None
+        self.charges: list[Charge] = []
+        self._latest: dict[int, Charge] = {}
+        self._uses = self._repeats = 0
+
+    @property
+    def rounds(self) -> int:
+        """How many different rounds were released."""
+        return len(self._latest)
+
+    @property
+    def uses(self) -> int:
+        """How many uses of its event were spent."""
+        return self._uses
+
+    @property
+    def left(self) -> int:
+        """How many more releases were planned."""
+        return self.cost.rounds - len(self.charges)
+
+    def latest(self, round_index: int) -> Charge | None:
+        """Returns the last charge of a round, if there is one."""
+        return self._latest.get(round_index)
+
+    def next_uses(self, round_index: int) -> int:
+        """Returns how many uses a further release of a round costs."""
+        if round_index in self._latest:  # the same clients once more
+            return 1
+        return self.cost.uses(self.rounds + 1) - self.cost.uses(self.rounds)
+
+    def add(self, charge: Charge) -> None:
+        """Counts a release."""
+        self.charges.append(charge)
+        self._latest[charge.round] = charge
+        self._uses += charge.uses
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what its entry holds."""
+        cost = self.cost
+        return {
+            "name": self.name,
+            "event": _codec.to_values(cost.event),
+            "rounds": cost.rounds,
+            "every": cost.every,
+            "distance": cost.distance,
+            "may_repeat": cost.may_repeat,
+        }
+
+
+def mechanism_of(entry: Entry, *, unit: str, relation: str) -> Mechanism:
+    """Returns the mechanism of an entry, of which nothing was used yet."""
+    facts = entry.facts
+    cost = Cost(
+        event=_codec.from_values(facts["event"]),
+        rounds=facts["rounds"],
+        every=facts["every"],
+        unit=unit,
+        relation=relation,
+        distance=facts["distance"],
+        may_repeat=facts["may_repeat"],
+    )
+    return Mechanism(entry.number, facts["name"], cost)
+
+
+def charge_of(entry: Entry) -> Charge:
+    """Returns the charge of an entry."""
+    facts = entry.facts
+    return Charge(
+        number=entry.number,
+        round=facts["round"],
+        attempt=facts["attempt"],
+        uses=facts["uses"],
+        commitment=facts["commitment"],
+        hash=entry.hash,
+    )

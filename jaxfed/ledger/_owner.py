@@ -1,0 +1,87 @@
+"""What only the holder of a ledger's secret can do: write rows, commit, permit."""
+
+import datetime
+import hashlib
+import hmac
+from typing import Any
+
+import jax
+
+from jaxfed import _check as check
+from jaxfed import _hkdf, keys
+from jaxfed.ledger import _permit, _rows
+from jaxfed.ledger._mechanism import Charge, Mechanism
+from jaxfed.ledger._permit import Permit
+from jaxfed.ledger._rows import Row
+
+_SALT = b"jaxfed ledger, version 1"  # a change would change every derived key
+
+
+class Owner:
+    """The secret of one ledger, and what follows from it.
+
+    Attributes:
+        mac_key: of the rows.
+    """
+
+    def __init__(self, secret: bytes):
+        self._secret = secret
+        self.mac_key = self._derived(b"rows")
+        self._commitment_key = self._derived(b"commitments")
+
+    def row(self, number: int, previous: str, kind: str, facts: dict[str, Any]) -> Row:
+        """Returns the next row."""
+        now = datetime.datetime.now(datetime.UTC)
+        time = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return _rows.made(
+            number, previous, time=time, kind=kind, facts=facts, key=self.mac_key
+        )
+
+    def commitment(self, mechanism: Mechanism, inputs: bytes) -> str:
+        """Returns what binds a charge to its sum; without the secret it says nothing.
+
+        It binds the plan of the mechanism's run and its data too.
+        """
+        check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
+        run = _rows.canonical(mechanism.run or {}).encode("ascii")
+        message = hashlib.sha256(run).digest() + inputs
+        return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
+
+    def sealed(self, inputs: bytes) -> str:
+        """Returns an HMAC of inputs that stay the same for a whole run."""
+        message = b"run" + inputs
+        return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
+
+    def permit(
+        self, ledger: str, mechanism: Mechanism, charge: Charge, *, is_replay: bool
+    ) -> Permit:
+        """Returns the permit of a charge."""
+        return Permit(
+            charge,
+            context={"use": "noise", "ledger": ledger, "mechanism": mechanism.number},
+            secret=self._secret,
+            commit=lambda inputs: self.commitment(mechanism, inputs),
+            is_replay=is_replay,
+            maker=_permit.MAKER,
+        )
+
+    def noise_key(self, ledger: str, mechanism: Mechanism, charge: Charge) -> jax.Array:
+        """Returns the key that a charge's noise was drawn from."""
+        permit = self.permit(ledger, mechanism, charge, is_replay=True)
+        return permit._key_of(charge)
+
+    def run_key(self, ledger: str, mechanism: Mechanism, attempt: int) -> jax.Array:
+        """Returns the root key of a run: of its cohorts, local work and encoding."""
+        context = {
+            "use": "run",
+            "ledger": ledger,
+            "mechanism": mechanism.number,
+            "attempt": attempt,
+            "run": mechanism.run,
+        }
+        return keys.secure(
+            self._secret, context=_rows.canonical(context).encode("ascii")
+        )
+
+    def _derived(self, context: bytes) -> bytes:
+        return _hkdf.derive(self._secret, salt=_SALT, context=context, length=32)

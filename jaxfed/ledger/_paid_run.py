@@ -1,0 +1,82 @@
+"""A run that a ledger pays for: its keys, and its place in the ledger."""
+
+import contextlib
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import jax
+
+from jaxfed.ledger._errors import LedgerError
+from jaxfed.ledger._mechanism import Mechanism
+from jaxfed.ledger._permit import Permit
+
+if TYPE_CHECKING:
+    from jaxfed.ledger._ledger import Ledger
+
+
+class PaidRun:
+    """One run of a planned mechanism; made by `Ledger.begin`.
+
+    Attributes:
+        mechanism: what it uses.
+    """
+
+    def __init__(self, ledger: "Ledger", mechanism: Mechanism):
+        self._ledger, self.mechanism = ledger, mechanism
+
+    @property
+    def rounds_paid(self) -> int:
+        """How many rounds were released, also by processes before this one."""
+        return self.mechanism.rounds
+
+    def attempt(self, round_index: int) -> int:
+        """Returns which attempt at a round comes next: the last one that was paid."""
+        latest = self.mechanism.latest(round_index)
+        return 0 if latest is None else latest.attempt
+
+    def key(self, attempt: int) -> jax.Array:
+        """Returns the root key of cohorts, local work and encoding."""
+        ledger = self._ledger
+        return ledger._owner.run_key(ledger.identity, self.mechanism, attempt)
+
+    def noise_keys(self, rounds: int) -> list[jax.Array]:
+        """Returns the keys that the first rounds were noised with, in order.
+
+        Raises:
+            LedgerError: the ledger does not know so many rounds.
+        """
+        ledger, found = self._ledger, []
+        for index in range(rounds):
+            charge = self.mechanism.latest(index)
+            if charge is None:
+                raise LedgerError(
+                    f"{ledger.path} must know round {index + 1} of "
+                    f"{self.mechanism.name!r}, which a checkpoint has; the ledger is "
+                    "an older copy: restore the latest one."
+                )
+            found.append(
+                ledger._owner.noise_key(ledger.identity, self.mechanism, charge)
+            )
+        return found
+
+    def repeats(self, round_index: int, inputs: bytes) -> bool:
+        """Returns whether a release of this sum is the one that was paid, or new.
+
+        False where the round was paid for with another sum: then its cohort must be
+        drawn anew, lest two releases share a cohort that is charged as drawn twice.
+        """
+        latest = self.mechanism.latest(round_index)
+        if latest is None:
+            return True
+        commitment = self._ledger._owner.commitment(self.mechanism, inputs)
+        return latest.commitment == commitment
+
+    @contextlib.contextmanager
+    def spending(self, round_index: int, inputs: bytes) -> Generator[Permit]:
+        """Spends a round, or permits its repetition; see `Ledger.spending`."""
+        with self._ledger.spending(self.mechanism, round_index, inputs) as permit:
+            yield permit
+
+    def model_of(self, permit: Permit) -> str | None:
+        """Returns the hash of the model that a permit paid for, if it is known."""
+        return self._ledger._book.models.get(permit.number)
