@@ -131,7 +131,7 @@ history = jf.simulate(
 )
 after_first = history.rounds[1:]
 trained = sum(record.private["num_clients"] for record in after_first)
-speed = trained / sum(record.seconds for record in after_first)
+speed = trained / sum(record.seconds or 0.0 for record in after_first)
 accuracy = history.rounds[-1].evaluation["accuracy"]
 print(f"{trained / len(after_first):,.0f} clients a round, {speed:,.0f} a second")
 print(f"on {cores} cores; the first round, with compiling, is not counted")

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from jaxfed import sampling as sampling
     from jaxfed import tree as tree
     from jaxfed import typing as typing
+    from jaxfed.engine import Checkpoint as Checkpoint
     from jaxfed.engine import History as History
     from jaxfed.engine import Strategy as Strategy
     from jaxfed.engine import Sweep as Sweep
     from jaxfed.engine import simulate as simulate
     from jaxfed.engine import sweep as sweep
+    from jaxfed.engine import train as train
     from jaxfed.engine import use_cores as use_cores
     from jaxfed.ledger import Ledger as Ledger
 
@@ -55,12 +57,14 @@ _SUBMODULES = (
     "typing",
 )
 _FROM = {
+    "Checkpoint": "engine",
     "History": "engine",
     "Ledger": "ledger",
     "Strategy": "engine",
     "Sweep": "engine",
     "simulate": "engine",
     "sweep": "engine",
+    "train": "engine",
     "use_cores": "engine",
 }
 

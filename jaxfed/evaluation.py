@@ -23,10 +23,12 @@ _BLOCK = 8192  # rows predicted at once, which bounds memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """A function of the parameters that `simulate` calls every `every` rounds."""
+    """A function of the parameters that is called every `every` rounds."""
 
     compute: Callable[[Params], dict[str, float]]
     every: int = 1
+    is_released: bool = False
+    """Whether what it returns is public, so that `train` may record it."""
 
     def __post_init__(self) -> None:
         check.positive_integer(every=self.every)
@@ -65,6 +67,37 @@ def central(
         return {n: float(m(outputs, arrays[labels])) for n, m in metrics.items()}
 
     return Evaluation(compute=compute, every=every)
+
+
+def public(
+    predict: Predict,
+    examples: Mapping[str, Any],
+    *,
+    labels: str = "y",
+    every: int = 1,
+    **metrics: Metric | Callable[[np.ndarray, np.ndarray], float],
+) -> Evaluation:
+    """Returns an evaluation on examples that are public, which `train` may record.
+
+    Args:
+        predict: `(params, rows) -> outputs`.
+        examples: a mapping of arrays. That nobody's privacy is in them is your word:
+            no client's data, also not of clients who do not take part.
+        labels: the array with the labels.
+        every: evaluate after every so many rounds, and after the last.
+        **metrics: what to measure, by the name under which to record it.
+
+    Raises:
+        TypeError: federated data was passed, which is clients'.
+        ValueError: no metric is given, or the examples have no such labels.
+    """
+    remedy = (
+        "clients' data is not public; measure on it with queries.evaluation(..., "
+        "ledger=ledger)"
+    )
+    check.instance(Mapping, remedy, examples=examples)
+    exact = central(predict, examples, labels=labels, every=every, **metrics)
+    return dataclasses.replace(exact, is_released=True)
 
 
 def federated(

@@ -6,7 +6,7 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,15 +26,19 @@ class RoundRecord:
     round: int
     """From 1."""
     epsilon: float | None
-    """Spent after this round, as it would be; None while no delta is named."""
+    """Spent after this round; in a simulation, as it would be, and None while no delta
+    is named."""
     evaluation: dict[str, float]
-    """What `evaluate` returned; empty in rounds without evaluation. Private."""
+    """What `evaluate` returned; empty in rounds without evaluation. Private in a
+    simulation."""
     private: dict[str, float]
-    """Exact cohort size, failures and mean local metrics. Private."""
+    """Exact cohort size, failures and mean local metrics. Private; empty in a run that
+    releases."""
     released: dict[str, float] = dataclasses.field(default_factory=dict)
     """What the mechanism itself made public, such as the adaptive `clip_norm`."""
-    seconds: float
-    """Wall time of the round, evaluation included."""
+    seconds: float | None
+    """Wall time of the round, evaluation included. None in a run that releases: it
+    tells how many clients came, and how many examples they have."""
     hypothetical: bool = False
     """Whether epsilon is that of a run nobody made; see `privacy.hypothetical`."""
 
@@ -47,8 +51,25 @@ class RoundRecord:
         )
         flat = {f"{p}.{n}": v for p, values in parts for n, v in values.items()}
         epsilon = _epsilon_name(self.hypothetical)
-        start = {"round": self.round, epsilon: self.epsilon, "seconds": self.seconds}
+        start = {"round": self.round, epsilon: self.epsilon}
+        if self.seconds is not None:
+            start["seconds"] = self.seconds
         return start | flat
+
+
+class LedgerFacts(NamedTuple):
+    """The ledger of a run when the run ended; public."""
+
+    name: str
+    """Of the file."""
+    head: str
+    entries: int
+    epsilon: float
+    """Spent by everything in the ledger."""
+    budget: float
+    delta: float
+    unit: str
+    relation: str
 
 
 class History:
@@ -63,14 +84,23 @@ class History:
         delta: the delta of every epsilon, or None.
         hypothetical: whether every epsilon is that of a run which nobody made, as with
             `privacy.hypothetical`. Files then name it `hypothetical_epsilon`.
-        private: whether the values may be released. Always False for a simulation,
-            whose noise is reproducible and whose records are exact.
+        private: whether all of it was released with privacy: True for `train`. False
+            for a simulation, whose noise is reproducible and whose records are exact.
+        ledger: what paid for it: a `LedgerFacts`, or None for a simulation.
     """
 
     def __init__(
-        self, *, algorithm: str, privacy: Privacy, params: Params, strategy: str = ""
+        self,
+        *,
+        algorithm: str,
+        privacy: Privacy,
+        params: Params,
+        strategy: str = "",
+        private: bool = False,
     ):
         self.algorithm, self.strategy = algorithm, strategy
+        self._private = private
+        self.ledger: LedgerFacts | None = None
         self.delta, self.hypothetical = privacy.delta, privacy.is_hypothetical
         self._privacy = privacy
         self.params = params
@@ -79,18 +109,20 @@ class History:
 
     @property
     def private(self) -> bool:
-        """False: nothing in a simulation's history may be released."""
-        return False
+        """Whether everything in it was released with privacy."""
+        return self._private
 
     @property
     def statement(self) -> str:
-        """What a real run of the same mechanism could claim, in words.
+        """What is guaranteed, in words; of a simulation, what a real run could claim.
 
         For the rounds that were run, or the planned ones if the run was stopped
         before: a stop that depends on results gives no smaller epsilon.
         """
         planned = getattr(self._privacy, "rounds", None) or 1
         claim = self._privacy.statement(rounds=max(planned, len(self.rounds)))
+        if self.private:
+            return str(claim)
         could = "A real run of the same mechanism could claim:"
         if self.hypothetical:
             could = "HYPOTHETICAL: only a real run with the larger cohort could claim:"
@@ -98,13 +130,15 @@ class History:
 
     @property
     def epsilon(self) -> float | None:
-        """Epsilon after the last round, as it would be; None without a delta."""
+        """Epsilon after the last round; of a simulation, as it would be, if at all."""
         return self.rounds[-1].epsilon if self.rounds else None
 
     @property
-    def seconds(self) -> float:
-        """Wall time of all rounds."""
-        return sum(record.seconds for record in self.rounds)
+    def seconds(self) -> float | None:
+        """Wall time of all rounds; None of a run that releases."""
+        if self.private:
+            return None
+        return sum(record.seconds or 0.0 for record in self.rounds)
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the rounds in which a value was recorded, and the values.
@@ -135,7 +169,7 @@ class History:
         return np.array(rounds), np.array(values)
 
     def to_csv(self, path: Any) -> None:
-        """Writes one line per round. Simulated values are exact, hence private."""
+        """Writes one line per round. A simulation's values are exact, hence private."""
         rows = [record.row() for record in self.rounds]
         names = list(dict.fromkeys(name for row in rows for name in row))
         with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -175,11 +209,14 @@ class History:
 
     def __repr__(self) -> str:
         num_rounds = len(self.rounds)
+        took = f"in {self.seconds or 0.0:.1f} s (simulation: not private)"
+        budget = _budget(self.epsilon, self.delta, hypothetical=self.hypothetical)
+        if self.private:
+            budget, took = budget.removesuffix(", as it would be"), "(released)"
         lines = [
-            f"History of {num_rounds} rounds in {self.seconds:.1f} s "
-            "(simulation: not private)",
+            f"History of {num_rounds} rounds {took}",
             f"  {self.algorithm}",
-            f"  {_budget(self.epsilon, self.delta, hypothetical=self.hypothetical)}",
+            f"  {budget}",
         ]
         for name in self._names():
             values = self.curve(name)[1]
@@ -202,6 +239,8 @@ class History:
         return [*found, *(n for n in local if n not in found)]
 
     def _record(self, record: RoundRecord, state: Any, params: Params) -> None:
+        if self.private and (record.private or record.seconds is not None):
+            raise AssertionError("a released history holds no private values")
         self.rounds.append(record)
         self.state, self.params = state, params
 

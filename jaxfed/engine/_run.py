@@ -1,5 +1,6 @@
 """The moving parts of a run: who comes, what they do, and the state between rounds."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxfed import _check as check
 from jaxfed import keys, sampling
 from jaxfed.data import FederatedData
 from jaxfed.engine import _devices, _feed, _hosts, _round
@@ -17,6 +19,7 @@ from jaxfed.engine._planner import Planner
 from jaxfed.engine._round import RoundState
 from jaxfed.engine._stepped import Stepped
 from jaxfed.engine._strategy import Strategy
+from jaxfed.ledger import Permit
 from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
 
 _EXECUTORS = {"loop": Loop, "stepped": Stepped}
@@ -40,6 +43,16 @@ class Summed(NamedTuple):
     """What clients keep."""
     sums: Sums
     """Leaves (devices, ...)."""
+
+    def digest(self) -> bytes:
+        """Returns the SHA-256 of the sum over all devices: what a release noises."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.sums.encoded):
+            parts = np.asarray(leaf)
+            if parts.dtype.kind == "i":  # exact, and so the same on any devices
+                parts = parts.sum(axis=0, dtype=parts.dtype)
+            found.update(f"{parts.dtype}{parts.shape}".encode() + parts.tobytes())
+        return found.digest()
 
 
 class Run:
@@ -145,20 +158,26 @@ class Run:
         )
         return Summed(plan, clients, sums)
 
-    def release(self, index: int, summed: Summed, noise_key: jax.Array) -> RoundReport:
-        """Releases a sum, and updates the server's model.
+    def release(self, index: int, summed: Summed, permit: Permit) -> None:
+        """Releases a sum that was paid for, and updates the server's model.
 
         Args:
             index: of the round.
             summed: from `add_up`.
-            noise_key: the root of the noise's key.
+            permit: for this sum; the noise's key comes from it.
+
+        Raises:
+            TypeError: there is no permit.
+            LedgerError: it is for another sum.
         """
+        remedy = "pay for the release first, with ledger.spending(...)"
+        check.instance(Permit, remedy, permit=permit)
         plan, clients, sums = summed
-        everywhere = _devices.everywhere(self._mesh, noise_key)
-        self.state, report = self._executor.close(
+        everywhere = _devices.everywhere(self._mesh, permit.key(summed.digest()))
+        # the report's private part stays on the devices, unread
+        self.state, _ = self._executor.close(
             self.state, clients, sums, plan.number, everywhere
         )
-        return report
 
     def finish(self, index: int, summed: Summed) -> None:
         """Ends a released round, and plans the one after it while devices work."""

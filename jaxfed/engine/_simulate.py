@@ -4,9 +4,11 @@ A simulation is never private: its noise can be recomputed from the seed, and it
 exact values. Its epsilon is what a real run of the same mechanism would spend.
 """
 
-import dataclasses
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,17 +18,16 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import keys, tree
 from jaxfed.data import FederatedData
-from jaxfed.engine import _devices, _progress
+from jaxfed.engine import _checkpoint, _devices
+from jaxfed.engine._checkpoint import Checkpoint
 from jaxfed.engine._choice import choose_strategy
-from jaxfed.engine._history import History, RoundRecord, host_numbers
+from jaxfed.engine._history import History
+from jaxfed.engine._resume import Resumable
+from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
-from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
-
-Evaluate = Callable[[Params], dict[str, float]]
-Callback = Callable[[History], bool | None]
 
 
 def simulate(
@@ -40,6 +41,7 @@ def simulate(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     strategy: str | Strategy = "auto",
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> History:
     """Runs an algorithm on simulated clients.
 
@@ -60,6 +62,8 @@ def simulate(
         strategy: how rounds are executed: `"auto"`, `"loop"`, `"stepped"` or an
             `engine.Strategy`. It changes speed, not what is learned: client updates
             agree to float tolerance, and sums of given updates exactly.
+        checkpoint: a directory of this run's own, or a `Checkpoint`: the same call
+            after a crash, or SIGTERM, goes on where it was, to the same bits.
 
     Returns:
         The history, whose `private` is False.
@@ -68,25 +72,10 @@ def simulate(
         ValueError: an argument is out of range, or model, loss and data do not fit.
         RuntimeError: every client of a cohort failed.
     """
-    check.instance(
-        FederatedAlgorithm,
-        "pass for example algorithms.fedavg(...)",
-        algorithm=algorithm,
-    )
-    check.instance(
-        FederatedData, "build one with FederatedData.from_clients", data=data
-    )
-    check.positive_integer("pass for example rounds=100", rounds=rounds)
+    privacy = checked_call(algorithm, data, rounds)
     root = keys.simulated(seed)
-    evaluations = evaluations_of(evaluate)
-    check.instance((list, tuple), "pass [callback]", callbacks=callbacks)
-    for callback in callbacks:
-        check.function("write (history) -> bool", callback=callback)
-    privacy = check.instance(
-        Privacy,
-        "pass privacy.central(...), or privacy.none(...) to run without",
-        privacy=algorithm.aggregator,
-    )
+    watch = watch_of(evaluate, callbacks, progress)
+    saving = _checkpoint.checked(checkpoint)
     params = checked_params(params)
     arrays = host_arrays(data)
     validate_run(algorithm, data, arrays, params, rounds)
@@ -98,31 +87,60 @@ def simulate(
         strategy=chosen.explain(),
     )
     run = Run(algorithm, data, arrays, params, root, rounds, chosen)
-    with _progress.bar(rounds, show=progress) as report:
-        epsilons = privacy.epsilon_curve(rounds)
-        for index in range(rounds):
-            start = time.perf_counter()
-            private = _private_facts(run.one_round(index), index)
-            state = _devices.on_first(run.state)
-            current = algorithm.broadcast(state.server).params
-            is_last = index == rounds - 1
-            record = RoundRecord(
-                round=index + 1,
-                epsilon=None if epsilons is None else float(epsilons[index]),
-                evaluation=evaluated(evaluations, current, index + 1, is_last),
-                released=host_numbers(privacy.public(state.aggregator)),
-                private=private,
-                seconds=time.perf_counter() - start,
-                hypothetical=privacy.is_hypothetical,
-            )
-            history._record(record, state.server, current)
-            report(record)
-            wishes = [callback(history) for callback in callbacks]  # all of them run
-            if any(wish is True for wish in wishes):
-                last = evaluated(evaluations, current, index + 1, is_last=True)
-                history.rounds[-1] = dataclasses.replace(record, evaluation=last)
-                break
+    epsilons = privacy.epsilon_curve(rounds)
+    step = Step(
+        run=lambda index: _private_facts(run.one_round(index), index),
+        epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
+    )
+    with contextlib.ExitStack() as exits:
+        resumable = None
+        if saving is not None:
+            plan = plan_of(algorithm, params, seed=seed)
+            resumable = Resumable(run, algorithm, params, saving, plan=plan)
+            exits.callback(resumable.close)
+            resumable.restore(history, lambda index: noise_key(root, np.int32(index)))
+        run_rounds(
+            step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
+        )
     return history
+
+
+def checked_call(algorithm: Any, data: Any, rounds: Any) -> Privacy:
+    """Checks the first arguments of `simulate` and `train`; returns the privacy."""
+    check.instance(
+        FederatedAlgorithm,
+        "pass for example algorithms.fedavg(...)",
+        algorithm=algorithm,
+    )
+    check.instance(
+        FederatedData, "build one with FederatedData.from_clients", data=data
+    )
+    check.positive_integer("pass for example rounds=100", rounds=rounds)
+    return check.instance(
+        Privacy,
+        "pass privacy.central(...), or privacy.none(...) to run without",
+        privacy=algorithm.aggregator,
+    )
+
+
+def plan_of(algorithm: FederatedAlgorithm, params: Params, **facts: Any) -> str:
+    """Returns a public hash of what is run: algorithm, privacy, and model shape."""
+    shapes: dict[str, Any] = {}
+
+    def note(name: str, leaf: jax.Array) -> None:
+        shapes[name] = [str(leaf.dtype), *leaf.shape]
+
+    tree.map_with_names(note, params)
+    privacy = algorithm.aggregator.to_dict()
+    values = {"algorithm": repr(algorithm), "privacy": privacy, "params": shapes}
+    text = json.dumps(values | facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@jax.jit
+def noise_key(root: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns the key that round `index` was noised with."""
+    return keys.for_round(keys.for_purpose(root, keys.Purpose.NOISE), index)
 
 
 def validate_run(
@@ -181,39 +199,6 @@ def _example_rows(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     total = len(next(iter(arrays.values())))
     chosen = np.unique(np.linspace(0, total - 1, 8).astype(np.int64))
     return {name: jnp.asarray(array[chosen]) for name, array in arrays.items()}
-
-
-def evaluations_of(evaluate: Any) -> list[Evaluate]:
-    if evaluate is None:
-        return []
-    several = evaluate if isinstance(evaluate, list | tuple) else [evaluate]
-    for one in several:
-        check.function("pass evaluation.central(...)", evaluate=one)
-    return list(several)
-
-
-def evaluated(
-    evaluations: list[Evaluate], params: Params, number: int, is_last: bool
-) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for evaluation in evaluations:
-        every = evaluation.every if isinstance(evaluation, Evaluation) else 1
-        if is_last or number % every == 0:
-            values = evaluation(params)
-            remedy = 'return for example {"accuracy": 0.9}'
-            check.instance(dict, remedy, evaluate_result=values)
-            for name, value in values.items():
-                if name in found:
-                    raise ValueError(
-                        f"two evaluations record {name!r}; give one another name."
-                    )
-                if np.ndim(value) != 0:
-                    raise ValueError(
-                        f"evaluation {name!r} must be one number, got shape "
-                        f"{np.shape(value)}; return its mean."
-                    )
-                found[name] = float(value)
-    return found
 
 
 def checked_params(params: Params) -> Params:

@@ -15,12 +15,11 @@ from jaxfed.data import FederatedData
 from jaxfed.engine import _devices
 from jaxfed.engine import _sweep_arguments as arguments
 from jaxfed.engine._choice import available_bytes, choose_strategy
+from jaxfed.engine._rounds import evaluated, evaluations_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._simulate import (
     Evaluate,
     checked_params,
-    evaluated,
-    evaluations_of,
     validate_run,
 )
 from jaxfed.engine._strategy import Strategy

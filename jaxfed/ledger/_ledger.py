@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from jaxfed import _check as check
-from jaxfed.ledger import _codec, _mechanism, _opening, _permit, _rows
+from jaxfed.ledger import _anchor, _codec, _mechanism, _opening, _permit, _rows
 from jaxfed.ledger._book import Book, checked_terms
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
@@ -214,7 +214,14 @@ class Ledger:
             pass
         return permit
 
-    def begin(self, mechanism: Mechanism, *, plan: str, inputs: bytes) -> PaidRun:
+    def begin(
+        self,
+        mechanism: Mechanism,
+        *,
+        plan: str,
+        inputs: bytes,
+        strategy: dict[str, Any] | None = None,
+    ) -> PaidRun:
         """Begins a run of a planned mechanism, or goes on with the one that began.
 
         Args:
@@ -222,6 +229,7 @@ class Ledger:
             plan: a public SHA-256 of what is run.
             inputs: a digest of all that it runs on, data included; private. The entry
                 holds an HMAC of it.
+            strategy: public facts about how it is executed, to go on alike.
 
         Raises:
             LedgerError: the run began with another plan, or on other data.
@@ -230,6 +238,7 @@ class Ledger:
             "mechanism": mechanism.number,
             "plan": plan,
             "inputs": self._owner.sealed(inputs),
+            "strategy": strategy or {},
         }
         if mechanism.run is None:
             if mechanism.charges:
@@ -239,7 +248,7 @@ class Ledger:
                 )
             with self._transaction() as written:
                 self._append(written, "run", facts)
-        elif mechanism.run != facts:
+        elif any(mechanism.run[part] != facts[part] for part in ("plan", "inputs")):
             what = "plan" if mechanism.run["plan"] != plan else "data or parameters"
             raise LedgerError(
                 f"run {mechanism.name!r} must go on as it began, but its {what} "
@@ -250,7 +259,12 @@ class Ledger:
 
     @contextlib.contextmanager
     def spending(
-        self, mechanism: Mechanism, round_index: int, inputs: bytes | None = None
+        self,
+        mechanism: Mechanism,
+        round_index: int,
+        inputs: bytes | None = None,
+        *,
+        about: str = "",
     ) -> Generator[Permit]:
         """Spends one release of a mechanism, together with the model it makes.
 
@@ -261,6 +275,7 @@ class Ledger:
             mechanism: from `plan`.
             round_index: which of its rounds, from 0.
             inputs: a digest of the sum that is noised and of all that decides on it.
+            about: a public word that is stored with it.
 
         Raises:
             BudgetExhausted: it does not fit; nothing was spent.
@@ -286,6 +301,7 @@ class Ledger:
             "round": round_index,
             "attempt": attempt,
             "uses": uses,
+            "about": about,
             "commitment": commitment,
         }
         permit = None
@@ -303,6 +319,23 @@ class Ledger:
             if permit is not None:
                 permit.state = _permit.VOID
             raise
+
+    def tag(self, digest: bytes) -> str:
+        """Returns twelve digits that name some data, and tell nothing about it."""
+        return self._owner.sealed(b"tag" + digest)[:12]
+
+    def check_extends(self, *, count: int, head: str, by: str) -> None:
+        """Refuses to be another ledger, or an older copy, than somebody knows of.
+
+        Args:
+            count: how many entries there were.
+            head: the hash of the last of those.
+            by: who knows that, for the message.
+
+        Raises:
+            LedgerError: it is.
+        """
+        _anchor.check_extends(self._book.entries, count, head, self.path, by=by)
 
     def verify(self) -> Verified:
         """Reads the file again and checks everything that can be checked.

@@ -20,6 +20,8 @@ class Charge:
     """0, or how often this round was released before with another sum."""
     uses: int
     """How many uses of the mechanism's event it cost; 0 where earlier ones cover it."""
+    about: str
+    """What it was about, such as the hash of the model that was evaluated; public."""
     commitment: str
     """HMAC of the sum, in hexadecimal; tells nothing without the secret."""
     hash: str
@@ -62,6 +64,11 @@ class Mechanism:
     def latest(self, round_index: int) -> Charge | None:
         """Returns the last charge of a round, if there is one."""
         return self._latest.get(round_index)
+
+    def index_of(self, about: str) -> int:
+        """Returns the round that was about something, or the next one."""
+        same = (c.round for c in self.charges if about and c.about == about)
+        return next(same, self.rounds if about else 0)
 
     def next_uses(self, round_index: int) -> int:
         """Returns how many uses a further release of a round costs."""
@@ -111,6 +118,7 @@ def charge_of(entry: Entry) -> Charge:
         round=facts["round"],
         attempt=facts["attempt"],
         uses=facts["uses"],
+        about=facts["about"],
         commitment=facts["commitment"],
         hash=entry.hash,
     )

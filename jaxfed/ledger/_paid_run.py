@@ -29,6 +29,13 @@ class PaidRun:
         """How many rounds were released, also by processes before this one."""
         return self.mechanism.rounds
 
+    def index_of(self, about: str) -> int:
+        """Returns the round that was about something, or the next one.
+
+        What is about nothing in particular is round 0.
+        """
+        return self.mechanism.index_of(about)
+
     def attempt(self, round_index: int) -> int:
         """Returns which attempt at a round comes next: the last one that was paid."""
         latest = self.mechanism.latest(round_index)
@@ -39,25 +46,20 @@ class PaidRun:
         ledger = self._ledger
         return ledger._owner.run_key(ledger.identity, self.mechanism, attempt)
 
-    def noise_keys(self, rounds: int) -> list[jax.Array]:
-        """Returns the keys that the first rounds were noised with, in order.
+    def noise_key(self, round_index: int) -> jax.Array:
+        """Returns the key that a paid round was noised with.
 
         Raises:
-            LedgerError: the ledger does not know so many rounds.
+            LedgerError: the ledger does not know that round.
         """
-        ledger, found = self._ledger, []
-        for index in range(rounds):
-            charge = self.mechanism.latest(index)
-            if charge is None:
-                raise LedgerError(
-                    f"{ledger.path} must know round {index + 1} of "
-                    f"{self.mechanism.name!r}, which a checkpoint has; the ledger is "
-                    "an older copy: restore the latest one."
-                )
-            found.append(
-                ledger._owner.noise_key(ledger.identity, self.mechanism, charge)
+        ledger, charge = self._ledger, self.mechanism.latest(round_index)
+        if charge is None:
+            raise LedgerError(
+                f"{ledger.path} must know round {round_index + 1} of "
+                f"{self.mechanism.name!r}, which a checkpoint has; the ledger is an "
+                "older copy: restore the latest one."
             )
-        return found
+        return ledger._owner.noise_key(ledger.identity, self.mechanism, charge)
 
     def repeats(self, round_index: int, inputs: bytes) -> bool:
         """Returns whether a release of this sum is the one that was paid, or new.
@@ -72,9 +74,13 @@ class PaidRun:
         return latest.commitment == commitment
 
     @contextlib.contextmanager
-    def spending(self, round_index: int, inputs: bytes) -> Generator[Permit]:
+    def spending(
+        self, round_index: int, inputs: bytes, *, about: str = ""
+    ) -> Generator[Permit]:
         """Spends a round, or permits its repetition; see `Ledger.spending`."""
-        with self._ledger.spending(self.mechanism, round_index, inputs) as permit:
+        with self._ledger.spending(
+            self.mechanism, round_index, inputs, about=about
+        ) as permit:
             yield permit
 
     def model_of(self, permit: Permit) -> str | None:

@@ -5,9 +5,11 @@ Every query releases one noisy sum of jointly clipped client vectors through a
 and training up. The unit is the client, with all of its examples; the clip norm counts
 examples.
 
-One key serves all queries of one data set: the question, the mechanism and the exact
-sum enter what is drawn from it. The same question again has the same answer, and costs
-nothing more; new data needs a new key. What only a simulation may see is in
+A query is released with `ledger=`, which pays for it first and makes its noise, or
+computed with `key=`, in a simulation. The same question again has the same answer, and
+costs nothing more. One key serves all queries of one data set: the question, the
+mechanism and the exact sum enter what is drawn from it; new data needs a new key, and
+is paid anew by a ledger. What only a simulation may see is in
 `jaxfed.evaluation` and `FederatedData.statistics`; this module has what may leave.
 """
 

@@ -16,10 +16,12 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
 from jaxfed.evaluation import Evaluation, _Predictor
+from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries import _columns
 from jaxfed.queries._answer import Answer, cost_of
 from jaxfed.queries._means import ratios, standard_error
+from jaxfed.queries._paid import Paid, Source, planned, source_of
 from jaxfed.queries._release import (
     WEIGHTINGS,
     Clients,
@@ -38,7 +40,7 @@ MetricFunction = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PrivateEvaluation(Evaluation):
-    """An evaluation for `simulate` that spends one event of `privacy` a look.
+    """An evaluation that spends one event of `privacy` a look.
 
     The same parameters again get the same answer, which costs nothing. Beyond the
     planned number of looks it refuses.
@@ -76,11 +78,14 @@ def evaluation(
     bounds: Mapping[str, tuple[float, float]],
     privacy: Central,
     looks: int,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     every: int = 1,
     weighting: str = "examples",
 ) -> PrivateEvaluation:
-    """Returns a private evaluation, to be passed to `simulate` as `evaluate`.
+    """Returns a private evaluation, to be passed as `evaluate`.
+
+    With a ledger it may be passed to `train`, with a key to `simulate`.
 
     Args:
         metric_fn: `(params, rows) -> {name: one value per row}`. A client with NaN or
@@ -90,8 +95,10 @@ def evaluation(
             outside are clipped.
         privacy: `privacy.central` with `clipping.Fixed`, its norm in examples.
         looks: how many releases are planned: `ceil(rounds / every)` in a simulation.
-        key: the root key. An evaluation of other metrics under the same names needs
-            another, lest it look at the same cohorts.
+        key: the root key, for a simulation. An evaluation of other metrics under the
+            same names needs another, lest it look at the same cohorts.
+        ledger: what pays for the looks and makes their noise; instead of `key`. All
+            looks are planned now.
         every: evaluate after every so many rounds, and after the last.
         weighting: `"examples"`, or `"clients"` to let each client count alike.
     """
@@ -99,9 +106,13 @@ def evaluation(
     check.function("write (params, rows) -> {name: values}", metric_fn=metric_fn)
     check.one_of(WEIGHTINGS, weighting=weighting)
     check.positive_integer("plan how often to look", looks=looks)
-    check.key(key=key)
     limits = _checked_bounds(bounds)
     check_sums(1 + len(limits), looks, data, privacy)
+    name = f"evaluation of {', '.join(limits)}"
+    source = source_of(key, ledger, name=name, looks=looks)
+    kind = repr(("evaluation", limits, weighting))
+    if isinstance(source, Paid):
+        planned(source, kind, data, privacy)  # before anything is released
     predict = _Predictor(_stacked(metric_fn, tuple(limits)), dict(data.arrays))
     known: dict[bytes, dict[str, float]] = {}
     answers: list[Answer] = []
@@ -114,15 +125,22 @@ def evaluation(
                     f"this evaluation was planned for {looks} looks and all are spent; "
                     "plan more with looks=..., or evaluate less often with every=..."
                 )
-            asked = repr(("evaluation", limits, weighting, digest.hex()))
+            asked, own = repr(("evaluation", limits, weighting, digest.hex())), source
+            if isinstance(source, Paid):  # one mechanism for all looks
+                asked, own = kind, source._replace(about=digest.hex())
             answers.append(
-                _released(predict(params), limits, data, privacy, weighting, asked, key)
+                _released(predict(params), limits, data, privacy, weighting, asked, own)
             )
             known[digest] = {n: float(v) for n, v in answers[-1].value.items()}
         return dict(known[digest])
 
     return PrivateEvaluation(
-        compute=compute, every=every, privacy=privacy, looks=looks, answers=answers
+        compute=compute,
+        every=every,
+        is_released=isinstance(source, Paid),
+        privacy=privacy,
+        looks=looks,
+        answers=answers,
     )
 
 
@@ -133,7 +151,7 @@ def _released(
     privacy: Central,
     weighting: str,
     question: str,
-    key: jax.Array,
+    source: Source,
 ) -> Answer:
     low, high = zip(*limits.values(), strict=True)
     array = _columns.Array(values, None, (len(limits),))
@@ -143,7 +161,7 @@ def _released(
         return clients.sums(column.units(clients), weighting)
 
     found = ratios(
-        sums, len(limits), data, privacy, weighting, question=question, key=key
+        sums, len(limits), data, privacy, weighting, question=question, source=source
     )
     errors = column.half * standard_error(found)
     return Answer(

@@ -16,9 +16,11 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
+from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Array, Columns, array_of
+from jaxfed.queries._paid import source_of
 from jaxfed.queries._release import WEIGHTINGS, Clients, check_query, noisy_sums
 
 
@@ -29,7 +31,8 @@ def histogram(
     edges: Any = None,
     categories: Any = None,
     privacy: Central,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     columns: Columns = None,
     weighting: str = "examples",
     non_negative: bool = True,
@@ -47,7 +50,8 @@ def histogram(
             bin its upper edge too. Public, as are categories.
         categories: distinct numbers, counted where equal; give these or edges.
         privacy: `privacy.central` with `clipping.Fixed`, its norm in examples.
-        key: the root key.
+        key: the root key, for a simulation or a release of your own accounting.
+        ledger: what pays for the answer and makes its noise; instead of `key`.
         columns: which columns of a two-dimensional array; all if not given, and all
             are counted into the same bins.
         weighting: `"examples"`, or `"clients"` for the sum of the clients' shares: each
@@ -61,6 +65,7 @@ def histogram(
     """
     check_query(data, privacy)
     check.one_of(WEIGHTINGS, weighting=weighting)
+    source = source_of(key, ledger, name=f"histogram of {name!r}")
     array = array_of(data, name, columns)
     bins, place = _binning(edges, categories)
     asked = ("edges", edges) if categories is None else ("categories", categories)
@@ -73,7 +78,7 @@ def histogram(
         data,
         privacy,
         question=repr(("histogram", name, array.columns, weighting, asked)),
-        key=key,
+        source=source,
     )
     value = noisy.value.reshape(*array.shape, bins) * np.sqrt(array.width)
     error = np.full(value.shape, noisy.stddev * np.sqrt(array.width))

@@ -16,9 +16,11 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
+from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Bounded, Columns, bounded
+from jaxfed.queries._paid import Source, source_of
 from jaxfed.queries._release import (
     WEIGHTINGS,
     Clients,
@@ -54,7 +56,8 @@ def mean(
     lower: Any,
     upper: Any,
     privacy: Central,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     columns: Columns = None,
     weighting: str = "examples",
 ) -> Answer:
@@ -70,7 +73,8 @@ def mean(
         lower: what the values are at least, by definition: a number, or one a column.
         upper: what they are at most.
         privacy: `privacy.central` with `clipping.Fixed`, its norm in examples.
-        key: the root key.
+        key: the root key, for a simulation or a release of your own accounting.
+        ledger: what pays for the answer and makes its noise; instead of `key`.
         columns: which columns of a two-dimensional array; all if not given.
         weighting: `"examples"`, or `"clients"` for the mean of the clients' own means,
             where each counts for 1 and a norm of 1 clips nobody.
@@ -81,13 +85,20 @@ def mean(
     check_query(data, privacy)
     check.one_of(WEIGHTINGS, weighting=weighting)
     column = bounded(data, name, columns, lower, upper)
+    source = source_of(key, ledger, name=f"mean of {name!r}")
 
     def sums(clients: Clients) -> np.ndarray:
         return clients.sums(column.units(clients), weighting)
 
     asked = question("mean", name, column, weighting)
     found = ratios(
-        sums, column.array.width, data, privacy, weighting, question=asked, key=key
+        sums,
+        column.array.width,
+        data,
+        privacy,
+        weighting,
+        question=asked,
+        source=source,
     )
     return Answer(
         query=f"mean of {name!r} over {weighting}",
@@ -104,7 +115,8 @@ def moments(
     lower: Any,
     upper: Any,
     privacy: Central,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     columns: Columns = None,
     weighting: str = "examples",
 ) -> Answer:
@@ -120,6 +132,7 @@ def moments(
     check_query(data, privacy)
     check.one_of(WEIGHTINGS, weighting=weighting)
     column = bounded(data, name, columns, lower, upper)
+    source = source_of(key, ledger, name=f"moments of {name!r}")
 
     def sums(clients: Clients) -> np.ndarray:
         units = column.units(clients)
@@ -129,7 +142,9 @@ def moments(
 
     asked = question("moments", name, column, weighting)
     width = column.array.width
-    found = ratios(sums, 2 * width, data, privacy, weighting, question=asked, key=key)
+    found = ratios(
+        sums, 2 * width, data, privacy, weighting, question=asked, source=source
+    )
     first, second = np.clip(found.value[:width], -1, 1), found.value[width:]
     variance = np.clip((second + 1) / 2 - first**2, 0, 1 - first**2)
     deviation = np.sqrt(variance)
@@ -155,7 +170,7 @@ def ratios(
     weighting: str,
     *,
     question: str,
-    key: jax.Array,
+    source: Source,
 ) -> Ratios:
     """Releases means of `dimension` quantities in [-1, 1].
 
@@ -166,7 +181,7 @@ def ratios(
         privacy: the mechanism.
         weighting: what the count counts.
         question: what is asked.
-        key: the root.
+        source: see `noisy_sums`.
     """
     share = ratio_weight(dimension)
     of_count, of_sums = np.sqrt(share), np.sqrt((1 - share) / dimension)
@@ -176,7 +191,7 @@ def ratios(
         return np.concatenate(parts, axis=1)
 
     noisy = noisy_sums(
-        contributions, 1 + dimension, data, privacy, question=question, key=key
+        contributions, 1 + dimension, data, privacy, question=question, source=source
     )
     # fewer than one example is noise alone: any number does, as long as it is public
     count = max(float(noisy.value[0] / of_count), 1.0)

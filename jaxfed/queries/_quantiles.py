@@ -25,11 +25,13 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
+from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Columns, bounded
 from jaxfed.queries._histograms import counts
 from jaxfed.queries._means import question
+from jaxfed.queries._paid import source_of
 from jaxfed.queries._release import WEIGHTINGS, Clients, check_query, noisy_sums
 
 _MOST_CELLS = 4096
@@ -43,7 +45,8 @@ def quantile(
     lower: Any,
     upper: Any,
     privacy: Central,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     columns: Columns = None,
     weighting: str = "examples",
     resolution: int = 256,
@@ -60,7 +63,8 @@ def quantile(
         lower: what the values are at least, by definition: a number, or one a column.
         upper: what they are at most; values outside are counted at the ends.
         privacy: `privacy.central` with `clipping.Fixed`, its norm in examples.
-        key: the root key.
+        key: the root key, for a simulation or a release of your own accounting.
+        ledger: what pays for the answer and makes its noise; instead of `key`.
         columns: which columns of a two-dimensional array; all if not given.
         weighting: `"examples"`, or `"clients"` to let each client count alike.
         resolution: cells of the range, 2 to 4,096. More cost little: the error grows
@@ -79,6 +83,7 @@ def quantile(
             f"resolution must be from 2 to {_MOST_CELLS}, got {resolution}; 256 cells "
             "are finer than most noise."
         )
+    source = source_of(key, ledger, name=f"quantiles of {name!r}")
     column = bounded(data, name, columns, lower, upper)
     width, root = column.array.width, _root(resolution)
     spread = np.linalg.norm(root[:, 0]) * np.sqrt(width)
@@ -94,7 +99,7 @@ def quantile(
 
     asked = question("quantile", name, column, weighting, resolution)
     noisy = noisy_sums(
-        contributions, width * resolution, data, privacy, question=asked, key=key
+        contributions, width * resolution, data, privacy, question=asked, source=source
     )
     below = noisy.value.reshape(width, resolution) @ root.T * spread
     found = [_inverse(row, wanted.ravel(), noisy.stddev * spread) for row in below]

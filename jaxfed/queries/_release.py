@@ -26,6 +26,8 @@ from jaxfed.clipping import Fixed
 from jaxfed.data import FederatedData
 from jaxfed.keys import Purpose
 from jaxfed.privacy import Central
+from jaxfed.queries import _paid
+from jaxfed.queries._paid import Paid, Source
 from jaxfed.typing import Batching, ClientResult, LocalWork, PyTree
 
 Contributions = Callable[["Clients"], np.ndarray]
@@ -82,7 +84,7 @@ def noisy_sums(
     privacy: Central,
     *,
     question: str,
-    key: jax.Array,
+    source: Source,
 ) -> Sums:
     """Releases the sum of the clients' vectors, once.
 
@@ -93,16 +95,35 @@ def noisy_sums(
         privacy: sampling, clipping and noise.
         question: everything that tells this query from others. It enters the key, so
             that two queries given one key draw independent noise and cohorts.
-        key: the root; the noise's key depends on the exact sum too, so that two sums
-            never share their noise. Take a new one for new data, whose cohort would
-            be the old one.
+        source: a ledger that pays for it, or the root key. With a key, the noise's
+            key depends on the exact sum too, so that two sums never share their
+            noise; take a new one for new data, whose cohort would be the old one.
     """
     check_sums(dimension, 1, data, privacy)
-    branch = _digested(check.key(key=key), f"{question}|{privacy.to_json()}".encode())
-    cohort = privacy.sampling.draw(0, key=keys.for_purpose(branch, Purpose.SAMPLING))
-    total = _total(contributions, dimension, data, privacy, cohort, key=branch)
-    noise_key = _digested(keys.for_purpose(branch, Purpose.NOISE), _bytes_of(total))
-    mean = np.asarray(_release(privacy, total, key=noise_key), np.float64)
+
+    def total(root: jax.Array) -> PyTree:
+        branch = _branch(root, question, privacy)
+        key = keys.for_purpose(branch, Purpose.SAMPLING)
+        cohort = privacy.sampling.draw(0, key=key)
+        return _total(contributions, dimension, data, privacy, cohort, key=branch)
+
+    def release(found: PyTree, key: jax.Array) -> np.ndarray:
+        return np.asarray(_release(privacy, found, key=key), np.float64)
+
+    if isinstance(source, Paid):
+        mean = _paid.released(
+            source,
+            question,
+            data,
+            privacy,
+            total=total,
+            digest_of=digest_of,
+            release=release,
+        )
+    else:
+        found = total(source)
+        noise = keys.for_purpose(_branch(source, question, privacy), Purpose.NOISE)
+        mean = release(found, _digested(noise, _bytes_of(found)))
     scale = privacy.sampling.population / UNIT
     share = privacy.sampling.population / privacy.sampling.expected_clients
     stddev = privacy.noise.multiplier * privacy.sensitivity() * share / UNIT
@@ -215,6 +236,11 @@ def _clients(data: FederatedData, numbers: np.ndarray) -> Clients:
     return Clients(
         np.repeat(first - starts, sizes) + np.arange(ends[-1]), starts, sizes
     )
+
+
+def _branch(root: jax.Array, question: str, privacy: Central) -> jax.Array:
+    """Returns the branch of a root key for one question."""
+    return _digested(check.key(key=root), f"{question}|{privacy.to_json()}".encode())
 
 
 def _digested(key: jax.Array, data: bytes) -> jax.Array:

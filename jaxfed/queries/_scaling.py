@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
+from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Columns, array_of
@@ -77,7 +78,8 @@ def scaling(
     lower: Any,
     upper: Any,
     privacy: Central,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    ledger: Ledger | None = None,
     columns: Columns = None,
     weighting: str = "clients",
 ) -> Scaling:
@@ -113,6 +115,7 @@ def scaling(
         upper=upper,
         privacy=privacy,
         key=key,
+        ledger=ledger,
         columns=columns,
         weighting=weighting,
     )

@@ -205,10 +205,18 @@ def test_nobody_can_pass_a_sensitivity():
     for name in ("mean", "moments", "scaling", "histogram", "quantile", "evaluation"):
         names = set(inspect.signature(getattr(queries, name)).parameters)
         assert not names & {"sensitivity", "epsilon", "event", "noise", "clip", "seed"}
-        assert {"privacy", "key"} <= names
-        key = inspect.signature(getattr(queries, name)).parameters["key"]
-        assert key.default is inspect.Parameter.empty
-        assert key.kind is inspect.Parameter.KEYWORD_ONLY
+        assert {"privacy", "key", "ledger"} <= names
+        for source in ("key", "ledger"):
+            found = inspect.signature(getattr(queries, name)).parameters[source]
+            assert found.default is None
+            assert found.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_there_is_no_default_source_of_noise():
+    with pytest.raises(TypeError, match="either key or ledger, got none"):
+        mean(key=None)()
+    with pytest.raises(TypeError, match="either key or ledger, got both"):
+        mean(ledger="budget.db")()
 
 
 def test_two_keys_are_not_one():

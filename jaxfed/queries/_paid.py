@@ -1,0 +1,115 @@
+"""Where the randomness of a query comes from: a key, or a ledger that pays for it."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed.data import FederatedData
+from jaxfed.ledger import Ledger, Mechanism
+from jaxfed.privacy import Central
+
+
+class Paid(NamedTuple):
+    """A ledger pays; a release gets its key from a permit."""
+
+    ledger: Ledger
+    name: str
+    """The query in a few words."""
+    looks: int
+    """How many releases are planned."""
+    about: str = ""
+    """What this look is about, so that the same one again costs nothing."""
+
+
+Source = jax.Array | Paid
+
+
+def source_of(
+    key: jax.Array | None, ledger: Ledger | None, *, name: str, looks: int = 1
+) -> Source:
+    """Returns where a query's randomness comes from.
+
+    Args:
+        key: a root key, or None.
+        ledger: a ledger, or None.
+        name: the query in a few words, for the ledger.
+        looks: how many releases are planned.
+
+    Raises:
+        TypeError: none or both are given, or one is of another kind.
+    """
+    if (key is None) == (ledger is None):
+        given = "both" if key is not None else "none"
+        raise TypeError(
+            f"a query needs either key or ledger, got {given}; pass ledger=... to "
+            "release its answer, or key=jaxfed.keys.simulated(seed) to simulate."
+        )
+    if ledger is None:
+        return check.key(key=key)
+    check.instance(Ledger, "open it with jaxfed.Ledger.open(path)", ledger=ledger)
+    return Paid(ledger, name, looks)
+
+
+def planned(
+    paid: Paid, question: str, data: FederatedData, privacy: Central
+) -> tuple[Mechanism, bytes]:
+    """Returns the query's mechanism in its ledger, and a digest of its data.
+
+    The same question about the same data is the same mechanism; new data is another
+    one, which is paid anew.
+    """
+    ledger, digest = paid.ledger, _digest_of(data)
+    asked = f"{question}|{privacy.to_json()}".encode()
+    tag = ledger.tag(hashlib.sha256(asked).digest() + digest)
+    name = f"{paid.name} [{tag}]"
+    found = next((m for m in ledger.mechanisms if m.name == name), None)
+    return found or ledger.plan(privacy, paid.looks, name=name), digest
+
+
+def released(
+    paid: Paid,
+    question: str,
+    data: FederatedData,
+    privacy: Central,
+    *,
+    total: Callable[[jax.Array], Any],
+    digest_of: Callable[[Any], bytes],
+    release: Callable[[Any, jax.Array], np.ndarray],
+) -> np.ndarray:
+    """Sums, pays, and releases, in this order.
+
+    Args:
+        paid: who pays.
+        question: everything that tells this query from others.
+        data: the clients.
+        privacy: the mechanism.
+        total: the exact sum over the cohort that a root key draws.
+        digest_of: hashes that sum.
+        release: noises that sum with a key.
+    """
+    mechanism, digest = planned(paid, question, data, privacy)
+    plan = hashlib.sha256(f"{question}|{privacy.to_json()}".encode()).hexdigest()
+    run = paid.ledger.begin(mechanism, plan=plan, inputs=digest)
+    index = run.index_of(paid.about)
+    attempt = run.attempt(index)
+    found = total(run.key(attempt))
+    if not run.repeats(index, digest_of(found)):  # another cohort for another sum
+        found = total(run.key(attempt + 1))
+    inputs = digest_of(found)
+    with run.spending(index, inputs, about=paid.about) as permit:
+        value = np.asarray(release(found, permit.key(inputs)))
+    return value
+
+
+def _digest_of(data: FederatedData) -> bytes:
+    """Returns the SHA-256 of all examples and of whose they are. Private."""
+    found = hashlib.sha256(np.ascontiguousarray(data.offsets).tobytes())
+    for name, array in sorted(data.arrays.items()):
+        found.update(f"{name}{array.dtype}{array.shape}".encode())
+        if array.size:
+            found.update(np.ascontiguousarray(array).data.cast("B"))
+    return found.digest()
