@@ -74,10 +74,10 @@ def run_rounds(
             if resumable is not None:
                 is_last = is_ended or index == rounds - 1
                 resumable.save(history, now=is_last or must_stop)
+            if must_stop:
+                sys.exit(_preemption.EXIT_CODE)
             if is_ended:
                 break
-            if must_stop and index < rounds - 1:
-                sys.exit(_preemption.EXIT_CODE)
 
 
 def _never() -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import tree
 from jaxfed.data import FederatedData
+from jaxfed.data._digest import digest_of
 from jaxfed.engine import _checkpoint, _devices
 from jaxfed.engine._checkpoint import Checkpoint
 from jaxfed.engine._choice import choose_strategy
@@ -224,8 +225,13 @@ class _Release:
 
     def _facts(self) -> dict[str, Any]:
         ledger = self._ledger
-        facts = {"count": len(ledger.history()), "head": ledger.head}
-        return {"ledger": facts}
+        return {
+            "ledger": {
+                "identity": ledger.identity,
+                "count": len(ledger.history()),
+                "head": ledger.head,
+            }
+        }
 
     def _model(self) -> str:
         """Returns the SHA-256 of the new parameters: their names, dtypes and bytes."""
@@ -316,13 +322,7 @@ def _strategy(
 
 def _inputs(data: FederatedData, params: Params) -> bytes:
     """Returns a digest of all that the run works on. Private."""
-    found = hashlib.sha256()
-    for name, array in sorted(data.arrays.items()):
-        found.update(f"{name}{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    found.update(np.ascontiguousarray(data.offsets).tobytes())
-    found.update(_sha256(params).encode())
-    return found.digest()
+    return hashlib.sha256(digest_of(data) + _sha256(params).encode()).digest()
 
 
 def _sha256(params: Params) -> str:

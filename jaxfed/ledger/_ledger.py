@@ -324,10 +324,11 @@ class Ledger:
         """Returns twelve digits that name some data, and tell nothing about it."""
         return self._owner.sealed(b"tag" + digest)[:12]
 
-    def check_extends(self, *, count: int, head: str, by: str) -> None:
+    def check_extends(self, *, identity: str, count: int, head: str, by: str) -> None:
         """Refuses to be another ledger, or an older copy, than somebody knows of.
 
         Args:
+            identity: of the ledger.
             count: how many entries there were.
             head: the hash of the last of those.
             by: who knows that, for the message.
@@ -335,6 +336,7 @@ class Ledger:
         Raises:
             LedgerError: it is.
         """
+        _anchor.check_extends(self._book.entries, 1, identity, self.path, by=by)
         _anchor.check_extends(self._book.entries, count, head, self.path, by=by)
 
     def verify(self) -> Verified:

@@ -43,7 +43,7 @@ class Owner:
         It binds the plan of the mechanism's run and its data too.
         """
         check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
-        run = _rows.canonical(mechanism.run or {}).encode("ascii")
+        run = _rows.canonical(_identity(mechanism)).encode("ascii")
         message = hashlib.sha256(run).digest() + inputs
         return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
 
@@ -77,7 +77,7 @@ class Owner:
             "ledger": ledger,
             "mechanism": mechanism.number,
             "attempt": attempt,
-            "run": mechanism.run,
+            "run": _identity(mechanism),
         }
         return keys.secure(
             self._secret, context=_rows.canonical(context).encode("ascii")
@@ -85,3 +85,9 @@ class Owner:
 
     def _derived(self, context: bytes) -> bytes:
         return _hkdf.derive(self._secret, salt=_SALT, context=context, length=32)
+
+
+def _identity(mechanism: Mechanism) -> dict[str, Any]:
+    """Returns what tells a run from others, however it is executed."""
+    run = mechanism.run or {}
+    return {name: run[name] for name in ("plan", "inputs") if name in run}

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxfed import _check as check
 from jaxfed.data import FederatedData
+from jaxfed.data._digest import digest_of as data_digest_of
 from jaxfed.ledger import Ledger, Mechanism
 from jaxfed.privacy import Central
 
@@ -62,7 +63,7 @@ def planned(
     The same question about the same data is the same mechanism; new data is another
     one, which is paid anew.
     """
-    ledger, digest = paid.ledger, _digest_of(data)
+    ledger, digest = paid.ledger, data_digest_of(data)
     asked = f"{question}|{privacy.to_json()}".encode()
     tag = ledger.tag(hashlib.sha256(asked).digest() + digest)
     name = f"{paid.name} [{tag}]"
@@ -103,13 +104,3 @@ def released(
     with run.spending(index, inputs, about=paid.about) as permit:
         value = np.asarray(release(found, permit.key(inputs)))
     return value
-
-
-def _digest_of(data: FederatedData) -> bytes:
-    """Returns the SHA-256 of all examples and of whose they are. Private."""
-    found = hashlib.sha256(np.ascontiguousarray(data.offsets).tobytes())
-    for name, array in sorted(data.arrays.items()):
-        found.update(f"{name}{array.dtype}{array.shape}".encode())
-        if array.size:
-            found.update(np.ascontiguousarray(array).data.cast("B"))
-    return found.digest()
