@@ -33,7 +33,7 @@ ENVIRONMENTS = {
         Environment(
             name="flower",
             first=(TORCH, "numpy>=2"),
-            then=("flwr[simulation]==1.41.0",),
+            then=("flwr[dp,simulation]==1.41.0",),
         ),
         Environment(name="fedjax", first=(JAX,), then=("fedjax==0.0.17",)),
         Environment(name="drjax", first=(JAX,), then=("drjax==0.2.1",)),

@@ -75,8 +75,9 @@ class Planned:
             raise BudgetExhausted(
                 f"mechanism {name!r} must be planned before the first release of this "
                 "ledger, which has been made: what is chosen after looking at releases "
-                "is not covered by a plan. Plan all with ledger.plan(...) at the "
-                "start, or create a ledger with adaptive=True."
+                f"is not covered by a plan. Left here: {self._unused()}. Plan "
+                "all with ledger.plan(...) at the start, or create a ledger with "
+                "adaptive=True."
             )
         total = self._total([*self._costs(), (new, new.uses(new.rounds))])
         if total <= self._epsilon:
@@ -100,11 +101,10 @@ class Planned:
             return
         repeats = len(mechanism.charges) - mechanism.rounds
         again = f", {repeats} of them repeated" if repeats else ""
-        others = [f"{m.left} of {m.name!r}" for m in self._mechanisms if m.left > 0]
         raise BudgetExhausted(
             f"all {mechanism.cost.rounds} planned releases of {mechanism.name!r} were "
             f"made{again}; 0 are left, and what was planned cannot grow after the "
-            f"first release. Left in this ledger: {', '.join(others) or 'nothing'}."
+            f"first release. Left in this ledger: {self._unused()}."
         )
 
     def spend(self, mechanism: Mechanism, uses: int) -> None:
@@ -138,6 +138,10 @@ class Planned:
 
     def _costs(self) -> list[tuple[Cost, int]]:
         return [(m.cost, m.cost.uses(m.cost.rounds)) for m in self._mechanisms]
+
+    def _unused(self) -> str:
+        left = [f"{m.left} of {m.name!r}" for m in self._mechanisms if m.left > 0]
+        return ", ".join(left) or "nothing"
 
     def _left(self) -> str:
         return _shown(max(0.0, self._epsilon - self.planned_epsilon()))

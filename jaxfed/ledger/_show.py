@@ -61,7 +61,8 @@ def mechanisms(book: Book) -> Table:
         elif cost.every > 1:
             words += f"; a client is in one of every {cost.every:,}"
         done = f"{len(mechanism.charges):,}"
-        table.add_row(mechanism.name, done, planned, words)
+        # as text, since names may hold what Rich takes for markup
+        table.add_row(Text(mechanism.name), done, planned, Text(words))
     return table
 
 
@@ -75,9 +76,8 @@ def entries(book: Book, last: int | None) -> Table:
     table.add_column("what", overflow="fold")
     table.add_column("hash", no_wrap=True)
     for entry in chosen:
-        table.add_row(
-            str(entry.number), entry.time, _what(entry, book), entry.hash[:12]
-        )
+        what = Text(_what(entry, book))
+        table.add_row(str(entry.number), entry.time, what, entry.hash[:12])
     return table
 
 
