@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from jaxfed import accounting
 from jaxfed.accounting import BudgetExhausted
 from jaxfed.ledger._mechanism import Mechanism
-from jaxfed.privacy._base import RUN_DISTANCE, Cost
+from jaxfed.privacy import Cost
+from jaxfed.privacy._base import RUN_DISTANCE
 
 # What an adaptive ledger sets aside, for as many mechanisms: its budget is fixed when
 # nobody knows yet how many there will be.

@@ -21,8 +21,7 @@ from jaxfed.ledger._owner import Owner
 from jaxfed.ledger._paid_run import PaidRun
 from jaxfed.ledger._permit import Permit
 from jaxfed.ledger._rows import Entry, Row
-from jaxfed.privacy import Privacy
-from jaxfed.privacy._base import Cost
+from jaxfed.privacy import Cost, Privacy
 
 _MANY = 1 << 30
 

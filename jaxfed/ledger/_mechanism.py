@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxfed.ledger import _codec
 from jaxfed.ledger._rows import Entry
-from jaxfed.privacy._base import Cost
+from jaxfed.privacy import Cost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
