@@ -23,17 +23,15 @@ autodoc_preserve_defaults = True
 nitpicky = True
 nitpick_ignore_regex = [
     # types of other packages, whose sites this build does not read
-    (
-        "py:class",
-        r"(jax|jnp|np|numpy|optax|collections|typing|pathlib|dp_accounting)\..*",
-    ),
+    ("py:class", r"(jax|jnp|np|numpy|optax|dp_accounting)\..*"),
+    ("py:class", r"(collections|os|pathlib|typing)\..*"),
     ("py:class", r"(DpEvent|array.*)"),
     ("py:exc", r"[A-Za-z]*Error"),
     # values that pass between parts of the package and have no page
     (
         "py:class",
         r"jaxfed\..*\.(_central_correlated\._State|_joint\.Encoded|_base\.Group"
-        r"|_privunit\.Cap)",
+        r"|_privunit\.Cap|_opening\.Opened)",
     ),
 ]
 
