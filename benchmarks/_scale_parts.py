@@ -244,8 +244,9 @@ def planner(repeats, _):
         seconds, waste = [], []
         for number in range(repeats):
             chosen = workloads.cohort(workload, number)
+            key = jax.block_until_ready(jf.keys.simulated(number))
             start = time.perf_counter()
-            for _ in plans.plan(chosen, np.uint64(number)):
+            for _ in plans.plan(chosen, key=key):
                 pass
             seconds.append(time.perf_counter() - start)
             waste.append(plans.waste(chosen))

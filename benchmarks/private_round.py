@@ -255,7 +255,7 @@ def programs(name):
         widths=chosen.batch_widths,
     )
     mesh = _devices.mesh_of(1)
-    plan = list(planner.plan(np.arange(len(sizes)), np.uint64(7)))
+    plan = list(planner.plan(np.arange(len(sizes)), key=jf.keys.simulated(7)))
     blocks = list(_feed.Resident(mesh, arrays).feed(plan))
     private = jf.privacy.central(
         sampling=sampling,

@@ -83,13 +83,13 @@ def gradient(weights, x, y):
     return total / len(x)
 
 
-def batches(data, client, word, batching):
+def batches(data, client, key, batching):
     """A client's batches of one round, from the planner that the engine uses."""
     from jaxfed.engine._block import unpack
     from jaxfed.engine._planner import Planner
 
     planner = Planner(data, batching, max_clients=data.num_clients)
-    (block,) = planner.plan(np.arange(data.num_clients), word)
+    (block,) = planner.plan(np.arange(data.num_clients), key=key)
     plan = unpack(block.layout, block.packed[0])
     place = int(np.flatnonzero(np.asarray(plan.clients)[:, 0] == client)[0])
     first = int(plan.first_step[place, 0])
@@ -98,10 +98,10 @@ def batches(data, client, word, batching):
         yield data.arrays["x"][rows].astype(np.float64), data.arrays["y"][rows]
 
 
-def shuffle_word(seed, index):
-    """The round's shuffle, from the same key as the engine's."""
+def shuffling_key(seed, index):
+    """The key of the round's batches, the same as the engine's."""
     root = jf.keys.for_purpose(jf.keys.simulated(seed), jf.keys.Purpose.SHUFFLING)
-    return jf.keys.host_words(jf.keys.for_round(root, index), 1)[0]
+    return jf.keys.for_round(root, index)
 
 
 def start(seed):
@@ -113,7 +113,8 @@ def start(seed):
 def slow_pooled(data, batching, seed):
     """Adam (Kingma and Ba 2015, algorithm 1) on one pooled client."""
     weights, mean, square = start(seed), np.zeros(14), np.zeros(14)
-    for t, (x, y) in enumerate(batches(data, 0, shuffle_word(seed, 0), batching), 1):
+    steps = batches(data, 0, shuffling_key(seed, 0), batching)
+    for t, (x, y) in enumerate(steps, 1):
         g = gradient(weights, x, y)
         mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g * g
         step = (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
@@ -128,7 +129,7 @@ def slow_fedavg(data, batching, rounds, seed):
         total = np.zeros(14)
         for client in range(data.num_clients):
             local = weights.copy()
-            for x, y in batches(data, client, shuffle_word(seed, index), batching):
+            for x, y in batches(data, client, shuffling_key(seed, index), batching):
                 local = local - 0.001 * gradient(local, x, y)
             total += sizes[client] / sizes.sum() * (local - weights)
         weights = weights + total

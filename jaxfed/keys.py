@@ -23,7 +23,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxfed import _check as check
-from jaxfed import _hkdf
+from jaxfed import _coins, _hkdf
 from jaxfed._chacha import CHACHA20
 from jaxfed.typing import PyTree
 
@@ -162,12 +162,10 @@ def host_coins(key: jax.Array, probability: float, count: int) -> np.ndarray:
     on, and at most 2**-96 more often below. Works with either kind of key.
     """
     check.probability(probability=probability)
-    numerator, denominator = float(probability).as_integer_ratio()
-    whole, rest = divmod(numerator << 32, denominator)
+    whole, part = _coins.threshold(probability)
     first = _some_words(key, -(-count // 2)).view(np.uint32)[:count]
     coins, on_the_edge = first < whole, first == whole
-    if rest and on_the_edge.any():  # hardly ever: 64 further bits decide
-        part = -(-(rest << 64) // denominator)
+    if part and on_the_edge.any():  # hardly ever: 64 further bits decide
         further = _some_words(for_leaf(key, 0), count)
         coins |= on_the_edge & (further <= np.uint64(part - 1))
     return coins

@@ -45,9 +45,9 @@ def logistic_params(seed=1):
     return {"w": jnp.asarray(w), "b": jnp.asarray(np.float32(0.1))}
 
 
-def cohort_of(planner, clients, word):
+def cohort_of(planner, clients, *, key):
     """Returns the plan of one device, where one block holds the cohort."""
-    (block,) = planner.plan(np.array(clients, int), np.uint64(word))
+    (block,) = planner.plan(np.array(clients, int), key=key)
     return jax.tree.map(jnp.asarray, unpack(block.layout, block.packed[0]))
 
 

@@ -52,7 +52,7 @@ class _Given(Run):
         self._data, self._exact, self.clients, self.examples = data, exact, None, 0
 
     def _planned(self, index):
-        blocks = list(self._planner.plan(self.clients, np.uint64(index)))
+        blocks = list(self._planner.plan(self.clients, key=jf.keys.simulated(index)))
         if self._exact:
             for block in blocks:
                 for packed in block.packed:

@@ -5,8 +5,8 @@ side by side, and dealt to one queue a device so that all queues take equally lo
 (longest processing time first: Graham 1969, doi:10.1137/0117039). Long queues are cut
 into blocks, so that neither the plan nor what it needs grows with the cohort.
 
-A client's shuffle depends on the round's key and on its own number alone, so that
-neither the order of the cohort nor padding changes what it trains on.
+A client's batches depend on the round's key and on its own number and size alone, so
+that neither the order of the cohort nor padding changes what it trains on.
 """
 
 import heapq
@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxfed.data import FederatedData
@@ -72,18 +73,19 @@ class Planner:
         self._rank[self._by_rank] = np.arange(len(order), dtype=np.int32)
         self._reserve(max_clients, expected_clients or max_clients)
 
-    def plan(self, clients: np.ndarray, shuffle_word: np.uint64) -> Iterator[Block]:
+    def plan(self, clients: np.ndarray, *, key: jax.Array) -> Iterator[Block]:
         """Yields the plan of one round, block by block; at least one.
 
         Args:
             clients: (count,) distinct client numbers.
-            shuffle_word: 64 random bits of this round.
+            key: this round's, for shuffling; consumed.
         """
+        source = self._work.source(key)
         queues = self._dealt(self._by_rank[np.sort(self._rank[clients])])
         bounds = np.flatnonzero(np.diff(queues.block)) + 1
         starts = [0, *bounds.tolist(), len(clients)]
         for start, stop in itertools.pairwise(starts):
-            yield self._block(_Queues(*(a[start:stop] for a in queues)), shuffle_word)
+            yield self._block(_Queues(*(a[start:stop] for a in queues)), source)
 
     def waste(self, clients: np.ndarray) -> dict[str, float]:
         """Returns which share of the slots of a round is spent in vain.
@@ -129,7 +131,7 @@ class Planner:
             source % np.int32(self._lanes),
         )
 
-    def _block(self, queues: "_Queues", word: np.uint64) -> Block:
+    def _block(self, queues: "_Queues", source: np.uint64 | jax.Array) -> Block:
         work, clients = self._work, queues.client
         steps = work.steps[clients]
         ends = np.cumsum(steps)
@@ -148,7 +150,7 @@ class Planner:
 
         owners, base = self._rows_of(queues)
         line = first + queues.device * layout.lines
-        rows = work.rows(self._devices * layout.lines, clients, line, base, word)
+        rows = work.rows(self._devices * layout.lines, clients, line, base, source)
         num_steps = placed(steps, 0)
         pass_steps, tail = self._passes(num_steps, placed(clients, 0))
         fields: dict[str, Any] = {

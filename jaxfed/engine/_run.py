@@ -219,8 +219,8 @@ class Run:
         clients = self._sampling.draw(index, key=_sampling_key(sampling_root))
         if attendance is not None:  # refused before anything is released
             attendance = self._attended(attendance, clients, index)
-        word = keys.host_words(_shuffling_key(root, np.int32(index)), 1)[0]
-        blocks = self._feeder.feed(self._planner.plan(clients, word))
+        key = _shuffling_key(root, np.int32(index))
+        blocks = self._feeder.feed(self._planner.plan(clients, key=key))
         first = next(blocks)
         number = _devices.everywhere(self._mesh, np.int32(index))
         return _Plan(number, itertools.chain([first], blocks), attendance)
@@ -271,5 +271,5 @@ def _sampling_key(root: jax.Array) -> jax.Array:
 
 @jax.jit
 def _shuffling_key(root: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns the key of the order of examples in a round."""
+    """Returns the key of the batches of a round."""
     return keys.for_round(keys.for_purpose(root, keys.Purpose.SHUFFLING), index)

@@ -1,8 +1,12 @@
 """Which rows form which batch: shuffled passes, or Poisson samples, of each client."""
 
+import jax
 import numpy as np
 
+from jaxfed import keys
 from jaxfed.data import FederatedData
+from jaxfed.engine import _poisson
+from jaxfed.engine._poisson import within
 from jaxfed.typing import Batching
 
 _LEAST_RANDOM_BITS = 24  # of a sort key; with fewer, ties would favour early examples
@@ -34,13 +38,24 @@ class Work:
         if batching.rate is not None:  # every batch may be full
             self.remainders = np.full(len(self.sizes), self.width)
 
+    def source(self, key: jax.Array) -> np.uint64 | jax.Array:
+        """Returns what `rows` draws all blocks of a round from.
+
+        The key itself where batches are Poisson samples; 64 bits of it where they are
+        shuffled passes, which no guarantee rests on.
+
+        Args:
+            key: the round's, for shuffling; consumed.
+        """
+        return keys.host_words(key, 1)[0] if self._batching.rate is None else key
+
     def rows(
         self,
         lines: int,
         clients: np.ndarray,
         first: np.ndarray,
         base: np.ndarray,
-        word: np.uint64,
+        source: np.uint64 | jax.Array,
     ) -> np.ndarray:
         """Returns (lines, width) int32 of row numbers, padding slots inverted.
 
@@ -49,18 +64,20 @@ class Work:
             clients: (count,) client numbers.
             first: (count,) the first line of each.
             base: (count,) the number of each client's first row.
-            word: 64 random bits of this round.
+            source: what `self.source` returned for this round.
         """
         out = np.full((lines, self.width), -1, np.int32)
         if len(clients) > 0:
-            fill = self._shuffle if self._batching.rate is None else self._sample
-            fill(out.reshape(-1), clients, first, base, word)
+            if isinstance(source, jax.Array):
+                self._sample(out.reshape(-1), clients, first, base, key=source)
+            else:
+                self._shuffle(out.reshape(-1), clients, first, base, source)
         # a padding slot names a row of its own client, inverted
         padding = np.flatnonzero(out.reshape(-1) < 0)
         own = np.maximum(out[:, 0], 0)
         if self._batching.rate is not None:  # whose batches may be empty
             steps = self.steps[clients]
-            place = np.repeat(first, steps) + _within(steps)
+            place = np.repeat(first, steps) + within(steps)
             own[place] = np.repeat(base, steps)
         out.reshape(-1)[padding] = ~own[padding // self.width]
         return out
@@ -71,29 +88,21 @@ class Work:
         clients: np.ndarray,
         first: np.ndarray,
         base: np.ndarray,
-        word: np.uint64,
+        *,
+        key: jax.Array,
     ) -> None:
         """Fills lines with truncated Poisson samples of each client's examples."""
-        steps = self.steps[clients]
-        owner = np.repeat(np.arange(len(clients)), steps)  # one line each, in order
-        step = _within(steps)
-        lengths = self.sizes[clients][owner]
-        line = np.repeat(np.arange(len(owner)), lengths)
-        position = _within(lengths)
-        words = _mix(word, clients[owner], step)
-        random = _finalised(words[line] + position.astype(np.uint64) * _GOLDEN)
-        # a probability as a 53-bit threshold: exact for 1, within 2**-53 otherwise
         assert self._batching.rate is not None  # Poisson batches
-        threshold = self._batching.rate * 2.0**53
-        joins = (random >> np.uint64(11)).astype(np.float64) < threshold
-        line, position, random = line[joins], position[joins], random[joins]
-        order = np.lexsort((random, line))  # the smallest words: a uniform choice
-        line, position = line[order], position[order]
-        slot = _within(np.bincount(line, minlength=len(owner)))
-        kept = slot < self.width
-        line, position, slot = line[kept], position[kept], slot[kept]
-        place = (first[owner] + step)[line]
-        out[place * self.width + slot] = base[owner[line]] + position
+        drawn = _poisson.samples(
+            clients,
+            self.sizes[clients],
+            self.steps[clients],
+            rate=self._batching.rate,
+            width=self.width,
+            key=key,
+        )
+        line = first[drawn.client] + drawn.step
+        out[line * self.width + drawn.slot] = base[drawn.client] + drawn.position
 
     def _shuffle(
         self,
@@ -108,10 +117,10 @@ class Work:
         count = -(-steps[clients] // passes[clients])
         # one group for each pass of each client, one element for each of its examples
         owner = np.repeat(np.arange(len(clients)), count)
-        number = _within(count)
+        number = within(count)
         lengths = self.sizes[clients][owner]
         group = np.repeat(np.arange(len(owner)), lengths)
-        position = _within(lengths)
+        position = within(lengths)
         example = _shuffled(_mix(word, clients[owner], number), group, position)
         start = first[owner] + number * passes[clients][owner]
         limit = (first + steps[clients])[owner]  # the last pass may stop half-way
@@ -136,16 +145,11 @@ def _shuffled(words: np.ndarray, group: np.ndarray, position: np.ndarray) -> np.
     if 64 - bits_of_group - bits_of_position < _LEAST_RANDOM_BITS:
         return position[np.lexsort((random, group))]
     mask = np.uint64((1 << bits_of_position) - 1)
-    keys = (random >> np.uint64(bits_of_group)) & ~mask
-    keys |= position.astype(np.uint64)
-    keys |= group.astype(np.uint64) << np.uint64(64 - bits_of_group)
-    keys.sort()
-    return (keys & mask).astype(np.int64)
-
-
-def _within(lengths: np.ndarray) -> np.ndarray:
-    """Returns 0, 1, ..., length - 1 for each length, one after the other."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    packed = (random >> np.uint64(bits_of_group)) & ~mask
+    packed |= position.astype(np.uint64)
+    packed |= group.astype(np.uint64) << np.uint64(64 - bits_of_group)
+    packed.sort()
+    return (packed & mask).astype(np.int64)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

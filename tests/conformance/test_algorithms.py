@@ -55,8 +55,8 @@ class Bench:
         self.run = run
         self.compiled = jax.jit(run)
 
-    def plan(self, clients, word=11):
-        return cohort_of(self.planner, clients, word)
+    def plan(self, clients, seed=11):
+        return cohort_of(self.planner, clients, key=jf.keys.simulated(seed))
 
     def after(self, *cohorts, state=None, first=0):
         state = self.start if state is None else state

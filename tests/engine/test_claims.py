@@ -225,7 +225,7 @@ def test_a_batch_larger_than_any_client_costs_no_more_memory():
 
     batching = Batching(batch_size=10**9, epochs=1)
     planner = Planner(DATA, batching, max_clients=6, lanes=2)
-    (block,) = planner.plan(np.arange(6), np.uint64(1))
+    (block,) = planner.plan(np.arange(6), key=jf.keys.simulated(1))
     assert block.layout[2:] == (6, int(DATA.client_sizes.max()))
 
 

@@ -46,7 +46,7 @@ def test_keys_follow_purpose_round_client_and_step():
     run = jax.jit(lambda *arguments: _round.run_round(algorithm, *arguments, key=root))
 
     def drawn(client, index):
-        cohort = cohort_of(planner, [client], 1)
+        cohort = cohort_of(planner, [client], key=keys.simulated(1))
         _, report = run(start, cohort, arrays, np.int32(index))
         return np.asarray(report.released.value)
 

@@ -35,8 +35,7 @@ def plans(data, sampling, batching, rounds, seed):
 
         run_key = jf.keys.for_purpose(root, jf.keys.Purpose.SAMPLING)
         clients = sampling.draw(index, key=run_key)
-        word = jf.keys.host_words(key(jf.keys.Purpose.SHUFFLING), 1)[0]
-        yield cohort_of(planner, clients, word)
+        yield cohort_of(planner, clients, key=key(jf.keys.Purpose.SHUFFLING))
 
 
 @pytest.mark.parametrize("weighting", ["examples", "clients"])
@@ -319,7 +318,7 @@ def test_memory_does_not_grow_with_the_cohort():
             jax.jit(run)
             .lower(
                 _round.init_state(algorithm, params, 400),
-                cohort_of(planner, np.arange(size), 1),
+                cohort_of(planner, np.arange(size), key=jf.keys.simulated(1)),
                 arrays,
                 jnp.int32(0),
                 key=jf.keys.simulated(0),

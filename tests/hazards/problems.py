@@ -60,7 +60,7 @@ class Bench:
 
     def run(self, updates, cohort, *, round_index=0, state=None):
         """Returns the state after a round, and its report."""
-        plan = cohort_of(self.planner, cohort, 5)
+        plan = cohort_of(self.planner, cohort, key=jf.keys.simulated(5))
         arrays = {"update": jnp.asarray(updates, jnp.float32)}
         start = self.start if state is None else state
         return self.compiled(start, plan, arrays, jnp.int32(round_index))

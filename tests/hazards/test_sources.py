@@ -17,7 +17,10 @@ RELEASE_PATH = [
     path
     for name in ("clients", "clipping", "noise", "privacy", "sampling", "queries")
     for path in sorted((ROOT / name).glob("*.py"))
-] + [ROOT / "keys.py", ROOT / "_chacha.py", ROOT / "_hkdf.py"]
+] + [
+    ROOT / name
+    for name in ("keys.py", "_chacha.py", "_coins.py", "_hkdf.py", "engine/_poisson.py")
+]
 
 # derivation, and uniform words: what every draw of a release is made of
 PLAIN = {

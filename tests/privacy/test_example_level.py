@@ -53,10 +53,10 @@ def simulate(privacy, local=None, rounds=3, data=DATA, **options):
     )
 
 
-def planned_batches(batching, clients, word):
+def planned_batches(batching, clients, key):
     """Returns the row numbers of all batches of one lane, (batches, batch size)."""
     planner = Planner(DATA, batching, max_clients=3, lanes=1)
-    (block,) = planner.plan(np.array(clients), np.uint64(word))
+    (block,) = planner.plan(np.array(clients), key=key)
     (packed,) = block.packed
     cohort = unpack(block.layout, packed)
     return cohort.rows[: cohort.num_steps.sum()]
@@ -97,7 +97,7 @@ def test_poisson_batches_have_the_law_that_is_accounted():
     # inclusion is within 5.1 standard errors (false alarm 25 * 3.5e-7), pairs too; a
     # rate of .33, or shuffled batches of fixed size, would show.
     batching = Batching(batch_size=16, steps=4000, rate=0.3)
-    lines = planned_batches(batching, [1], word=77)
+    lines = planned_batches(batching, [1], key=jf.keys.simulated(77))
     assert len(lines) == 4000
     joined = np.zeros((4000, 25))
     for index, line in enumerate(lines):
@@ -114,12 +114,12 @@ def test_poisson_batches_have_the_law_that_is_accounted():
     assert sizes.max() <= 16
     # binomial variance 5.25; a fixed batch size would have none
     assert abs(sizes.var() - 5.25) < 5.1 * 5.25 * np.sqrt(2 / 4000) + 0.05
-    assert (planned_batches(batching, [1], word=78) != lines).any()
+    assert (planned_batches(batching, [1], key=jf.keys.simulated(78)) != lines).any()
 
 
 def test_a_batch_that_exceeds_the_cap_keeps_a_uniform_part():
     batching = Batching(batch_size=5, steps=6000, rate=0.9)
-    lines = planned_batches(batching, [2], word=5)
+    lines = planned_batches(batching, [2], key=jf.keys.simulated(5))
     own = lines[lines >= 0] - DATA.offsets[2]
     assert np.bincount(np.sum(lines >= 0, axis=1), minlength=6)[5] > 5900
     share = np.bincount(own, minlength=12) / 6000  # 5 / 12 each, standard error .0064
@@ -129,7 +129,7 @@ def test_a_batch_that_exceeds_the_cap_keeps_a_uniform_part():
 def test_a_rate_of_one_takes_every_example_in_every_step():
     privacy = example_level(rate=1.0)
     batching = privacy.sgd(logistic_loss, optax.sgd(0.1)).batching
-    rows = planned_batches(batching, range(3), word=1)
+    rows = planned_batches(batching, range(3), key=jf.keys.simulated(1))
     found = np.bincount(rows[rows >= 0], minlength=DATA.num_examples)
     assert (found == privacy.steps).all()
 
