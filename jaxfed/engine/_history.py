@@ -5,6 +5,7 @@ import dataclasses
 import html
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,8 +120,7 @@ class History:
         For the rounds that were run, or the planned ones if the run was stopped
         before: a stop that depends on results gives no smaller epsilon.
         """
-        planned = getattr(self._privacy, "rounds", None) or 1
-        claim = self._privacy.statement(rounds=max(planned, len(self.rounds)))
+        claim = self._privacy.statement(rounds=self._claimed_rounds)
         if self.private:
             return str(claim)
         could = "A real run of the same mechanism could claim:"
@@ -207,6 +207,32 @@ class History:
 
         return _plot.history(self, names)
 
+    def report(
+        self,
+        path: Any,
+        *,
+        title: str = "Privacy report",
+        units: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        """Writes one HTML page for a privacy officer; it loads nothing from anywhere.
+
+        It says what is guaranteed, what was spent, released and kept back, and how to
+        check the ledger. Of a run that releases it is public. A simulation's page holds
+        exact values, hence is private, and says so.
+
+        Args:
+            path: of the file.
+            title: of the page; public.
+            units: of what else to state epsilon, as in `Privacy.statement`.
+
+        Raises:
+            OSError: the folder is missing or full; a file that was there is as it was.
+        """
+        from jaxfed.engine import _report
+
+        claim = self._privacy.statement(rounds=self._claimed_rounds, units=units)
+        _report.write(self, claim, path, title)
+
     def __repr__(self) -> str:
         num_rounds = len(self.rounds)
         took = f"in {self.seconds or 0.0:.1f} s (simulation: not private)"
@@ -229,6 +255,11 @@ class History:
     def _repr_html_(self) -> str:
         """The same for a notebook."""
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+    @property
+    def _claimed_rounds(self) -> int:
+        planned = getattr(self._privacy, "rounds", None) or 1
+        return max(planned, len(self.rounds))
 
     def _names(self) -> list[str]:
         found = dict.fromkeys(n for r in self.rounds for n in r.evaluation)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import tree
+from jaxfed import accounting, tree
 from jaxfed.data import FederatedData
 from jaxfed.data._digest import digest_of
 from jaxfed.engine import _checkpoint, _devices
@@ -193,10 +193,17 @@ class _Release:
 
     def epsilon(self, index: int) -> float | None:
         """Returns what the run has spent after a round."""
-        repeats = len(self._paid.mechanism.charges) - self._paid.mechanism.rounds
-        if self._curve is None or repeats:
-            return self._ledger.epsilon()
-        return float(self._curve[index])
+        mechanism, terms = self._paid.mechanism, self._ledger.terms
+        repeats = len(mechanism.charges) - mechanism.rounds
+        if self._curve is not None and not repeats:
+            return float(self._curve[index])
+        return accounting.epsilon(
+            mechanism.cost.event,
+            mechanism.cost.uses(index + 1) + repeats,
+            delta=terms.delta,
+            relation=terms.relation,
+            distance=mechanism.cost.distance,
+        )
 
     def resumable(self, params: Params, saving: Checkpoint) -> Resumable:
         """Returns what saves this run."""

@@ -75,19 +75,24 @@ class Statement:
     hypothetical: bool = False
 
     def __str__(self) -> str:
+        lines = [f"{name}: {'; '.join(texts)}." for name, texts in self.parts.items()]
+        return "\n".join([self.claim, *lines])
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """What the claim rests on, in words by name; some parts are several phrases."""
         others = "Other units, hypothetical" if self.hypothetical else "Other units"
         parts = {
-            "Unit": self.protects,
-            "Neighbours": self.neighbours,
-            "Trust": self.trust,
-            "Participation": self.sampling,
-            "Mechanism": self.mechanism,
-            others: "; ".join(self._other(*other) for other in self.units),
-            "Not covered": "; ".join(self.not_covered),
-            "In finite precision": self.precision,
+            "Unit": (self.protects,),
+            "Neighbours": (self.neighbours,),
+            "Trust": (self.trust,),
+            "Participation": (self.sampling,),
+            "Mechanism": (self.mechanism,),
+            others: tuple(self._other(*other) for other in self.units),
+            "Not covered": self.not_covered,
+            "In finite precision": (self.precision,),
         }
-        lines = [f"{name}: {words}." for name, words in parts.items() if words]
-        return "\n".join([self.claim, *lines])
+        return {name: texts for name, texts in parts.items() if any(texts)}
 
     def _other(self, unit: str, count: int, epsilon: float) -> str:
         words = f"one {unit}" if count == 1 else f"{count:,} {unit}s together"
