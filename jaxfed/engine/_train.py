@@ -7,40 +7,32 @@ have, and what follows from the noised sum is public.
 
 import contextlib
 import dataclasses
-import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import accounting, tree
 from jaxfed.data import FederatedData
-from jaxfed.data._digest import digest_of
-from jaxfed.engine import _checkpoint, _devices
+from jaxfed.engine import _checkpoint
 from jaxfed.engine._checkpoint import Checkpoint
 from jaxfed.engine._choice import choose_strategy
 from jaxfed.engine._history import History, LedgerFacts
-from jaxfed.engine._resume import Resumable
+from jaxfed.engine._release import Release, inputs_of
 from jaxfed.engine._rounds import Callback, Step, Watch, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._simulate import (
     checked_call,
     checked_params,
-    noise_key,
     plan_of,
     validate_run,
 )
 from jaxfed.engine._strategy import Strategy
 from jaxfed.evaluation import Evaluation
-from jaxfed.ledger import Ledger, LedgerError, Mechanism, PaidRun
+from jaxfed.ledger import Ledger, LedgerError, Mechanism
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params
 
-_LOG = logging.getLogger("jaxfed")
 _STRATEGY = (
     "executor",
     "lanes",
@@ -120,8 +112,9 @@ def train(
         paid = ledger.begin(
             mechanism,
             plan=plan_of(algorithm, params),
-            inputs=_inputs(data, params),
-            strategy={field: getattr(chosen, field) for field in _STRATEGY},
+            inputs=inputs_of(data, params),
+            strategy={field: getattr(chosen, field) for field in _STRATEGY}
+            | {"devices": chosen.devices or jax.device_count()},
         )
         history = History(
             algorithm=repr(algorithm),
@@ -132,7 +125,7 @@ def train(
         )
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
         exits.callback(_note, history, ledger)
-        release = _Release(algorithm, run, paid, ledger, reported, rounds)
+        release = Release(algorithm, run, paid, ledger, reported, rounds)
         resumable = None
         if saving is not None:
             resumable = release.resumable(params, saving)
@@ -143,121 +136,6 @@ def train(
             step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
         )
     return history
-
-
-class _Release:
-    """The rounds of one paid run."""
-
-    def __init__(
-        self,
-        algorithm: FederatedAlgorithm,
-        run: Run,
-        paid: PaidRun,
-        ledger: Ledger,
-        privacy: Privacy,
-        rounds: int,
-    ):
-        self._algorithm, self._run = algorithm, run
-        self._paid, self._ledger = paid, ledger
-        self._curve = privacy.epsilon_curve(rounds)
-
-    def one_round(self, index: int) -> dict[str, float]:
-        """Runs a round, pays for its sum, and releases it; tells nothing private."""
-        run, paid = self._run, self._paid
-        attempt = paid.attempt(index)
-        summed = run.add_up(index, paid.key(attempt) if attempt else None)
-        digest = summed.digest()
-        if not paid.repeats(index, digest) and paid.mechanism.cost.may_repeat:
-            _LOG.warning(
-                "round %d of %r was released before with another sum: this machine or "
-                "its versions compute otherwise; it is drawn and paid for anew",
-                index + 1,
-                paid.mechanism.name,
-            )
-            summed = run.add_up(index, paid.key(attempt + 1))
-            digest = summed.digest()
-        with paid.spending(index, digest) as permit:
-            run.release(index, summed, permit)
-            model = self._model()
-            permit.pays_for(model)
-        if permit.is_replay and paid.model_of(permit) not in (None, model):
-            _LOG.warning(
-                "round %d of %r makes another model of the same release than before: "
-                "its server optimizer, or this machine's arithmetic, is another one",
-                index + 1,
-                paid.mechanism.name,
-            )
-        run.finish(index, summed)
-        self._check_finite(index)
-        return {}
-
-    def epsilon(self, index: int) -> float | None:
-        """Returns what the run has spent after a round."""
-        mechanism, terms = self._paid.mechanism, self._ledger.terms
-        repeats = len(mechanism.charges) - mechanism.rounds
-        if self._curve is not None and not repeats:
-            return float(self._curve[index])
-        return accounting.epsilon(
-            mechanism.cost.event,
-            mechanism.cost.uses(index + 1) + repeats,
-            delta=terms.delta,
-            relation=terms.relation,
-            distance=mechanism.cost.distance,
-        )
-
-    def resumable(self, params: Params, saving: Checkpoint) -> Resumable:
-        """Returns what saves this run."""
-        plan = self._paid.mechanism.run
-        assert plan is not None  # it has begun
-        return Resumable(
-            self._run,
-            self._algorithm,
-            params,
-            saving,
-            plan=plan["plan"],
-            facts=self._facts,
-        )
-
-    def noise_key(self, index: int) -> jax.Array:
-        """Returns the key that a paid round was noised with."""
-        return noise_key(self._paid.noise_key(index), np.int32(index))
-
-    def accept(self, facts: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another ledger, or of a later state of this one.
-
-        Raises:
-            LedgerError: it is.
-        """
-        self._ledger.check_extends(**facts["ledger"], by="the checkpoint")
-
-    def _facts(self) -> dict[str, Any]:
-        ledger = self._ledger
-        return {
-            "ledger": {
-                "identity": ledger.identity,
-                "count": len(ledger.history()),
-                "head": ledger.head,
-            }
-        }
-
-    def _model(self) -> str:
-        """Returns the SHA-256 of the new parameters: their names, dtypes and bytes."""
-        return _sha256(self._params())
-
-    def _check_finite(self, index: int) -> None:
-        if not bool(_is_finite(self._params())):
-            raise RuntimeError(
-                f"the model after round {index + 1} is not finite: the server's "
-                "optimizer overflowed on what was released; use a smaller learning "
-                "rate, under another name= in the ledger."
-            )
-
-    def _params(self) -> Params:
-        state = _devices.on_first(self._run.state)
-        return self._algorithm.broadcast(state.server).params
-
-
-_is_finite = jax.jit(tree.is_finite)
 
 
 def _check_privacy(privacy: Privacy) -> None:
@@ -325,24 +203,6 @@ def _strategy(
     if begun["batch_widths"] is not None:
         begun = begun | {"batch_widths": tuple(begun["batch_widths"])}
     return Strategy(**begun, reason="as this run began")
-
-
-def _inputs(data: FederatedData, params: Params) -> bytes:
-    """Returns a digest of all that the run works on. Private."""
-    return hashlib.sha256(digest_of(data) + _sha256(params).encode()).digest()
-
-
-def _sha256(params: Params) -> str:
-    """Returns the hash of parameters, leaf by leaf, in hexadecimal."""
-    found = hashlib.sha256()
-
-    def add(name: str, leaf: Any) -> None:
-        array = np.asarray(leaf)
-        found.update(f"{name}{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-
-    tree.map_with_names(add, params)
-    return found.hexdigest()
 
 
 def _note(history: History, ledger: Ledger) -> None:

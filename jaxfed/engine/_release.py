@@ -1,0 +1,155 @@
+"""One released round: summed, paid for, noised, and only then let out."""
+
+import hashlib
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfed import accounting, tree
+from jaxfed.data import FederatedData
+from jaxfed.data._digest import digest_of
+from jaxfed.engine import _devices
+from jaxfed.engine._checkpoint import Checkpoint
+from jaxfed.engine._resume import Resumable
+from jaxfed.engine._run import Run
+from jaxfed.engine._simulate import noise_key
+from jaxfed.ledger import Ledger, PaidRun
+from jaxfed.privacy import Privacy
+from jaxfed.typing import FederatedAlgorithm, Params
+
+_LOG = logging.getLogger("jaxfed")
+
+
+class Release:
+    """The rounds of one paid run."""
+
+    def __init__(
+        self,
+        algorithm: FederatedAlgorithm,
+        run: Run,
+        paid: PaidRun,
+        ledger: Ledger,
+        privacy: Privacy,
+        rounds: int,
+    ):
+        self._algorithm, self._run = algorithm, run
+        self._paid, self._ledger = paid, ledger
+        self._curve = privacy.epsilon_curve(rounds)
+
+    def one_round(self, index: int) -> dict[str, float]:
+        """Runs a round, pays for its sum, and releases it; tells nothing private."""
+        run, paid = self._run, self._paid
+        attempt = paid.attempt(index)
+        summed = run.add_up(index, paid.key(attempt) if attempt else None)
+        digest = summed.digest()
+        if not paid.repeats(index, digest) and paid.mechanism.cost.may_repeat:
+            _LOG.warning(
+                "round %d of %r was released before with another sum: this machine or "
+                "its versions compute otherwise; it is drawn and paid for anew",
+                index + 1,
+                paid.mechanism.name,
+            )
+            summed = run.add_up(index, paid.key(attempt + 1))
+            digest = summed.digest()
+        with paid.spending(index, digest) as permit:
+            run.release(index, summed, permit)
+            model = self._model()
+            permit.pays_for(model)
+        if permit.is_replay and paid.model_of(permit) not in (None, model):
+            _LOG.warning(
+                "round %d of %r makes another model of the same release than before: "
+                "its server optimizer, or this machine's arithmetic, is another one",
+                index + 1,
+                paid.mechanism.name,
+            )
+        run.finish(index, summed)
+        self._check_finite(index)
+        return {}
+
+    def epsilon(self, index: int) -> float | None:
+        """Returns what the run has spent after a round."""
+        mechanism, terms = self._paid.mechanism, self._ledger.terms
+        repeats = len(mechanism.charges) - mechanism.rounds
+        if self._curve is not None and not repeats:
+            return float(self._curve[index])
+        return accounting.epsilon(
+            mechanism.cost.event,
+            mechanism.cost.uses(index + 1) + repeats,
+            delta=terms.delta,
+            relation=terms.relation,
+            distance=mechanism.cost.distance,
+        )
+
+    def resumable(self, params: Params, saving: Checkpoint) -> Resumable:
+        """Returns what saves this run."""
+        plan = self._paid.mechanism.run
+        assert plan is not None  # it has begun
+        return Resumable(
+            self._run,
+            self._algorithm,
+            params,
+            saving,
+            plan=plan["plan"],
+            facts=self._facts,
+        )
+
+    def noise_key(self, index: int) -> jax.Array:
+        """Returns the key that a paid round was noised with."""
+        return noise_key(self._paid.noise_key(index), np.int32(index))
+
+    def accept(self, facts: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another ledger, or of a later state of this one.
+
+        Raises:
+            LedgerError: it is.
+        """
+        self._ledger.check_extends(**facts["ledger"], by="the checkpoint")
+
+    def _facts(self) -> dict[str, Any]:
+        ledger = self._ledger
+        return {
+            "ledger": {
+                "identity": ledger.identity,
+                "count": len(ledger.history()),
+                "head": ledger.head,
+            }
+        }
+
+    def _model(self) -> str:
+        """Returns the SHA-256 of the new parameters: their names, dtypes and bytes."""
+        return sha256_of(self._params())
+
+    def _check_finite(self, index: int) -> None:
+        if not bool(_is_finite(self._params())):
+            raise RuntimeError(
+                f"the model after round {index + 1} is not finite: the server's "
+                "optimizer overflowed on what was released; use a smaller learning "
+                "rate, under another name= in the ledger."
+            )
+
+    def _params(self) -> Params:
+        state = _devices.on_first(self._run.state)
+        return self._algorithm.broadcast(state.server).params
+
+
+_is_finite = jax.jit(tree.is_finite)
+
+
+def inputs_of(data: FederatedData, params: Params) -> bytes:
+    """Returns a digest of all that the run works on. Private."""
+    return hashlib.sha256(digest_of(data) + sha256_of(params).encode()).digest()
+
+
+def sha256_of(params: Params) -> str:
+    """Returns the hash of parameters, leaf by leaf, in hexadecimal."""
+    found = hashlib.sha256()
+
+    def add(name: str, leaf: Any) -> None:
+        array = np.asarray(leaf)
+        found.update(f"{name}{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+
+    tree.map_with_names(add, params)
+    return found.hexdigest()

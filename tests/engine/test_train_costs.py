@@ -1,0 +1,147 @@
+"""Every kind of privacy costs in a ledger what it says it costs."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxfed as jf
+from jaxfed.ledger import BudgetExhausted, Ledger
+from tests.engine.paid import (
+    ADAPTIVE,
+    CLIENTS,
+    CYCLIC,
+    FIXED,
+    POISSON,
+    averaging,
+    bits,
+    central,
+    kinds,
+    ledger,
+    loss,
+    train,
+)
+from tests.engine.paid import data as data  # a fixture
+
+
+def locally(noise, clipping=FIXED):
+    return jf.privacy.local(
+        sampling=POISSON, clipping=clipping, noise=noise, delta=1e-3
+    )
+
+
+LOCAL_NOISES = {
+    "gaussian": locally(jf.noise.Gaussian(multiplier=4.0)),
+    "laplace": locally(jf.noise.Laplace(multiplier=4.0), jf.clipping.FixedL1(norm=1.0)),
+    "privunit": locally(jf.noise.PrivUnit(epsilon=2.0)),
+}
+ALONE = jf.engine.Strategy(executor="loop", lanes=1, devices=1)
+
+
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+@pytest.mark.parametrize("kind", LOCAL_NOISES)
+def test_local_noise_costs_the_same_under_both_relations(
+    kind, relation, data, tmp_path
+):
+    privacy = LOCAL_NOISES[kind]
+    path = ledger(tmp_path, relation=relation)
+    first = train(data, path, averaging(privacy), rounds=2, strategy=ALONE)
+    second = train(data, path, averaging(privacy), rounds=2, strategy=ALONE)
+    assert bits(first.state) == bits(second.state)
+    with Ledger.open(path, read_only=True) as opened:
+        wanted = jf.accounting.epsilon(privacy.event(2), 1, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_examples_of_silos_have_a_ledger_of_their_own(data, tmp_path):
+    privacy = jf.privacy.example_level(
+        sampling=jf.sampling.Full(population=CLIENTS),
+        sizes=data.client_sizes,
+        rate=0.5,
+        steps=2,
+        clipping=FIXED,
+        noise=jf.noise.Gaussian(multiplier=2.0),
+        delta=1e-3,
+    )
+    algorithm = averaging(privacy, privacy.sgd(loss, optax.sgd(0.1)))
+    with pytest.raises(ValueError, match="must protect each client"):
+        train(data, ledger(tmp_path), algorithm, strategy=ALONE)
+    (tmp_path / "other").mkdir()
+    path = ledger(tmp_path / "other", unit="example")
+    first = train(data, path, algorithm, strategy=ALONE)
+    second = train(data, path, algorithm, strategy=ALONE)
+    assert bits(first.state) == bits(second.state)
+    with Ledger.open(path, read_only=True) as opened:
+        wanted = privacy.epsilon(rounds=4, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_fixed_cohorts_need_a_ledger_of_their_relation(data, tmp_path):
+    privacy = central(jf.sampling.FixedSize(population=CLIENTS, size=9))
+    with pytest.raises(ValueError, match="relation must be 'replace_one'"):
+        train(data, ledger(tmp_path), averaging(privacy))
+    (tmp_path / "other").mkdir()
+    path = ledger(tmp_path / "other", relation="replace_one")
+    train(data, path, averaging(privacy))
+    with Ledger.open(path, read_only=True) as opened:
+        wanted = privacy.epsilon(rounds=4, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_clients_who_take_turns_are_charged_once_a_turn(data, tmp_path):
+    privacy = central(CYCLIC)
+    path = ledger(tmp_path)
+    train(data, path, averaging(privacy), rounds=6)
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+        assert [charge.uses for charge in mechanism.charges] == [1, 0, 0, 0, 1, 0]
+        wanted = privacy.epsilon(rounds=6, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_budget_that_is_too_small_is_refused_before_anything(data, tmp_path):
+    path = ledger(tmp_path, epsilon=ADAPTIVE.epsilon(rounds=3, delta=1e-3))
+    with pytest.raises(BudgetExhausted, match="3 rounds would fit"):
+        train(data, path, rounds=4)
+    assert kinds(path) == ["ledger"]
+    train(data, path, rounds=3)
+    with pytest.raises(BudgetExhausted):
+        train(data, path, rounds=1, name="more")
+
+
+def test_an_adaptive_ledger_stops_in_the_middle(data, tmp_path):
+    path = ledger(tmp_path, epsilon=20.0, adaptive=True)
+    with Ledger.open(path, read_only=True) as opened:
+        left = opened.remaining(ADAPTIVE)
+    assert left > 0
+    with pytest.raises(BudgetExhausted, match="0 would"):
+        train(data, path, rounds=left + 5)
+    assert kinds(path).count("charge") == left
+
+
+def test_two_runs_and_a_query_share_a_ledger(data, tmp_path):
+    question = central(
+        jf.sampling.Full(population=CLIENTS), jf.clipping.Fixed(norm=3.0)
+    )
+    with Ledger.create(tmp_path / "b.db", epsilon=99.0, delta=1e-3) as opened:
+        opened.plan(ADAPTIVE, rounds=2, name="one")
+        opened.plan(ADAPTIVE, rounds=2, name="two")
+
+        def hits(params, rows):
+            return {"hit": jnp.where(rows["x"] @ params["w"] > 0, rows["y"], 0.0)}
+
+        looks = jf.queries.evaluation(
+            hits,
+            data,
+            bounds={"hit": (0, 1)},
+            privacy=question,
+            looks=2,
+            ledger=opened,
+            every=2,
+        )
+        one = train(data, opened, rounds=2, name="one", evaluate=looks)
+        two = train(data, opened, rounds=2, name="two", evaluate=[looks])
+        assert bits(one.params) != bits(two.params)
+        assert set(one.rounds[-1].evaluation) == {"hit"}
+        names = [m.name.split(" [")[0] for m in opened.mechanisms]
+        assert names == ["one", "two", "evaluation of hit"]
+        assert [len(m.charges) for m in opened.mechanisms] == [2, 2, 2]

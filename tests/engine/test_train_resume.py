@@ -1,0 +1,285 @@
+"""A run that ended anywhere goes on to the same bits, or is refused."""
+
+import dataclasses
+import logging
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import jaxfed as jf
+from jaxfed.engine import _run
+from jaxfed.engine._run import Run
+from jaxfed.ledger import Ledger, LedgerError
+from tests.engine.paid import (
+    ADAPTIVE,
+    CYCLIC,
+    DIMENSION,
+    LOCAL,
+    LOOP,
+    PARAMS,
+    Killed,
+    averaging,
+    bits,
+    central,
+    dies_after,
+    kinds,
+    ledger,
+    loss,
+    train,
+)
+from tests.engine.paid import data as data  # a fixture
+
+STRATEGIES = {
+    "auto": "auto",
+    "stepped": jf.engine.Strategy(executor="stepped", lanes=2),
+    "blocks": jf.engine.Strategy(executor="loop", lanes=4, block_clients=8),
+    "streamed": jf.engine.Strategy(executor="loop", lanes=4, resident_bytes=1),
+}
+NOISES = {
+    "tree": jf.noise.Tree(multiplier=1.0),
+    "banded": jf.noise.Banded(multiplier=1.0, bands=2),
+    "blt": jf.noise.BLT(multiplier=1.0),
+}
+
+
+def replaying_otherwise(monkeypatch):
+    """Makes every sum another one than before, as other hardware may."""
+    digest = _run.Summed.digest
+    monkeypatch.setattr(
+        _run.Summed, "digest", lambda self: bytes(b ^ 1 for b in digest(self))
+    )
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_a_second_call_repeats_the_bits_and_spends_nothing(kind, data, tmp_path):
+    path = ledger(tmp_path)
+    first = train(data, path, strategy=STRATEGIES[kind])
+    before = kinds(path)
+    second = train(data, path)  # "auto" is what the run began with
+    assert bits(first.params) == bits(second.params)
+    assert bits(first.state) == bits(second.state)
+    assert kinds(path) == before
+
+
+@pytest.mark.parametrize("every", [1, 3, 1000])
+def test_a_run_goes_on_from_its_checkpoint(every, data, tmp_path):
+    path = ledger(tmp_path)
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=every)
+    with pytest.raises(Killed):
+        train(data, path, rounds=8, checkpoint=saved, callbacks=[dies_after(5)])
+    seen = []
+    history = train(
+        data,
+        path,
+        rounds=8,
+        checkpoint=saved,
+        callbacks=[lambda h: seen.append(h.rounds[-1].round)],
+    )
+    assert seen[0] == 4 // every * every + 1  # the fifth was not saved yet
+    whole = train(data, path, rounds=8)
+    assert bits(history.state) == bits(whole.state)
+    assert history.rounds == whole.rounds
+    assert kinds(path).count("charge") == 8
+
+
+def test_a_run_that_is_told_to_stop_saves_and_ends(data, tmp_path):
+    path, saved = ledger(tmp_path), jf.Checkpoint(directory=tmp_path / "s", every=99)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def told(history):
+        if len(history.rounds) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        train(data, path, rounds=6, checkpoint=saved, callbacks=[told])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen = []
+    look = lambda h: seen.append(h.rounds[-1].round)  # noqa: E731
+    history = train(data, path, rounds=6, checkpoint=saved, callbacks=[look])
+    assert seen == [4, 5, 6]
+    assert bits(history.state) == bits(train(data, path, rounds=6).state)
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_correlated_noise_is_drawn_again_from_the_ledger(kind, data, tmp_path):
+    algorithm = averaging(central(CYCLIC, noise=NOISES[kind], rounds=8))
+    path = ledger(tmp_path)
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=2)
+    options = {"algorithm": algorithm, "rounds": 8, "checkpoint": saved}
+    with pytest.raises(Killed):
+        train(data, path, callbacks=[dies_after(5)], **options)
+    history = train(data, path, **options)
+    whole = train(data, path, algorithm, rounds=8)
+    assert bits(history.state) == bits(whole.state)
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+        assert [charge.uses for charge in mechanism.charges] == [1] + 7 * [0]
+        wanted = algorithm.aggregator.epsilon(rounds=8, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_simulation_goes_on_too(data, tmp_path):
+    for number, privacy in enumerate(
+        [ADAPTIVE, central(CYCLIC, noise=NOISES["blt"], rounds=6)]
+    ):
+        saved = jf.Checkpoint(directory=tmp_path / str(number), every=2)
+        options = {"params": PARAMS, "rounds": 6, "progress": False, "strategy": LOOP}
+        with pytest.raises(Killed):
+            jf.simulate(
+                averaging(privacy),
+                data,
+                seed=1,
+                checkpoint=saved,
+                callbacks=[dies_after(3)],
+                **options,
+            )
+        history = jf.simulate(
+            averaging(privacy), data, seed=1, checkpoint=saved, **options
+        )
+        whole = jf.simulate(averaging(privacy), data, seed=1, **options)
+        assert bits(history.state) == bits(whole.state)
+        assert [r.private for r in history.rounds] == [r.private for r in whole.rounds]
+        with pytest.raises(ValueError, match="must hold this run"):
+            jf.simulate(averaging(privacy), data, seed=2, checkpoint=saved, **options)
+
+
+def test_other_data_are_refused(data, tmp_path):
+    path = ledger(tmp_path)
+    train(data, path)
+    changed = {**data.arrays, "x": data.arrays["x"] + 1e-3}
+    other = dataclasses.replace(data, arrays=changed)
+    with pytest.raises(LedgerError, match="its data or parameters changed"):
+        train(other, path)
+    with pytest.raises(LedgerError, match="its data or parameters changed"):
+        train(data, path, params={"w": jnp.ones(DIMENSION)})
+    louder = dataclasses.replace(ADAPTIVE, noise=jf.noise.Gaussian(multiplier=2.0))
+    with pytest.raises(LedgerError, match="must cost what was planned"):
+        train(data, path, averaging(louder))
+    with pytest.raises(LedgerError, match="its plan changed"):
+        train(data, path, averaging(central()))
+    slow = jf.clients.sgd(loss, optax.sgd(0.1), epochs=2, batch_size=2)
+    with pytest.raises(LedgerError, match="its plan changed"):
+        train(data, path, averaging(local=slow))
+    assert kinds(path).count("charge") == 4
+
+
+def test_another_sum_has_another_cohort_and_noise_and_is_paid(
+    data, tmp_path, monkeypatch, caplog
+):
+    path = ledger(tmp_path)
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=10, name="training")
+    first = train(data, path)
+    replaying_otherwise(monkeypatch)
+    drawn = []
+    draw = Run._plan
+
+    def noted(self, index, attendance, root=None):
+        drawn.append((index, root is not None))
+        return draw(self, index, attendance, root)
+
+    monkeypatch.setattr(Run, "_plan", noted)
+    with caplog.at_level(logging.WARNING, logger="jaxfed"):
+        second = train(data, path)
+    assert "drawn and paid for anew" in caplog.text
+    assert {index for index, is_new in drawn if is_new} == {0, 1, 2, 3}
+    assert bits(first.params) != bits(second.params)
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+        assert [c.attempt for c in mechanism.charges] == 4 * [0] + 4 * [1]
+        assert mechanism.uses == 8
+        wanted = ADAPTIVE.epsilon(rounds=8, delta=1e-3)
+        assert opened.epsilon() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_correlated_noise_is_never_added_to_another_sum(data, tmp_path, monkeypatch):
+    algorithm = averaging(central(CYCLIC, noise=NOISES["blt"], rounds=4))
+    path = ledger(tmp_path)
+    train(data, path, algorithm)
+    replaying_otherwise(monkeypatch)
+    with pytest.raises(LedgerError, match="must have the sum it had"):
+        train(data, path, algorithm)
+
+
+def test_a_checkpoint_needs_its_ledger(data, tmp_path):
+    path = ledger(tmp_path)
+    copies = {}
+    for moment, rounds in (("start", 0), ("middle", 2)):
+        if rounds:
+            with pytest.raises(Killed):
+                train(data, path, callbacks=[dies_after(rounds)])
+        copies[moment] = {f.name: f.read_bytes() for f in tmp_path.glob("budget.db*")}
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=1)
+    train(data, path, checkpoint=saved)
+    for old in copies.values():
+        for file in tmp_path.glob("budget.db*"):
+            file.unlink()
+        for name, content in old.items():
+            (tmp_path / name).write_bytes(content)
+            (tmp_path / name).chmod(0o600)
+        with pytest.raises(LedgerError, match="it is an older copy"):
+            train(data, path, checkpoint=saved)
+    for file in tmp_path.glob("budget.db*"):
+        file.unlink()
+    ledger(tmp_path)
+    with pytest.raises(LedgerError, match="edited, forked or swapped"):
+        train(data, path, checkpoint=saved)
+
+
+def test_the_checkpoint_holds_no_secret_and_no_client(data, tmp_path):
+    algorithm = averaging(central(CYCLIC, noise=NOISES["blt"], rounds=4))
+    path = ledger(tmp_path)
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=1)
+    train(data, path, algorithm, checkpoint=saved)
+    with ocp.CheckpointManager(tmp_path / "saved") as manager:
+        step = manager.latest_step()
+        found = ocp.StandardCheckpointer().restore(
+            tmp_path / "saved" / str(step) / "arrays"
+        )
+    shapes = sorted(np.shape(leaf) for leaf in jax.tree.leaves(found))
+    # parameters and momentum: nothing of noise or of clients
+    assert shapes == [(DIMENSION,), (DIMENSION,)]
+    secret = (tmp_path / "budget.db-secret").read_text().strip()
+    for file in (tmp_path / "saved").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert secret.encode() not in content
+            assert bytes.fromhex(secret) not in content
+
+
+def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, caplog):
+    path = ledger(tmp_path)
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=1, keep=2)
+    with pytest.raises(Killed):
+        train(data, path, checkpoint=saved, callbacks=[dies_after(3)])
+    for newest in sorted((tmp_path / "saved").glob("[0-9]*"))[-1:]:
+        for file in newest.rglob("*"):
+            if file.is_file() and file.name != "commit_success.txt":
+                file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with caplog.at_level(logging.WARNING, logger="jaxfed"):
+        history = train(data, path, checkpoint=saved)
+    assert "cannot be read" in caplog.text
+    assert bits(history.state) == bits(train(data, path).state)
+    assert kinds(path).count("charge") == 4
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RuntimeError, match="could not be opened") as found:
+        train(data, ledger(tmp_path), checkpoint=tmp_path / "file")
+    assert "no budget is spent twice" in str(found.value)
+
+
+def test_clients_state_is_saved_only_if_asked(data, tmp_path):
+    keeps = LOCAL._replace(init_client=lambda params: params)
+    path = ledger(tmp_path)
+    with pytest.raises(ValueError, match="checkpoint needs client_state=True"):
+        train(data, path, averaging(local=keeps), checkpoint=tmp_path / "saved")
+    assert kinds(path).count("charge") == 0
