@@ -161,14 +161,18 @@ class Local(Privacy):
     def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
         """Returns what a run of that many rounds costs a client that is in all.
 
-        A report hides any two inputs from each other. The event says so by itself;
-        where replacing will be counted again, it is half as much.
+        A report hides any two inputs from each other. A pure event says so by itself;
+        a Gaussian one is half as much where replacing will be counted again.
         """
         found = super().cost(rounds, relation=relation)
-        share = 2 if relation == "replace_one" else 1
-        return found._replace(
-            event=self._report_event(share), distance=rounds * _MOST_DISTANCE
-        )
+        pure = self._pure_epsilon()
+        if pure is not None:
+            event: Any = accounting.PureEpsilon(epsilon=pure, relation="replace_one")
+        else:
+            assert isinstance(self.noise, noise.Gaussian)
+            share = 2 if relation == "replace_one" else 1
+            event = _gaussian_event(self.noise.multiplier, share)
+        return found._replace(event=event, distance=rounds * _MOST_DISTANCE)
 
     def epsilon(
         self, *, rounds: int | None = None, delta: float | None = None
@@ -281,22 +285,18 @@ class Local(Privacy):
     def _report(self) -> _reports.Report:
         return _reports.report_of(self.clipping, self.noise, self.sampling.max_clients)
 
-    def _report_event(self, share: int = 1) -> "DpEvent":
-        """Returns the event of a report, or of one `share`-th of its sensitivity."""
-        from dp_accounting import GaussianDpEvent, dp_event
+    def _report_event(self) -> "DpEvent":
+        from dp_accounting import dp_event
 
         pure = self._pure_epsilon()
         if pure is None and isinstance(self.noise, noise.Gaussian):
-            whole = _reports.gaussian_over_distance(self.noise.multiplier)
-            return GaussianDpEvent(share * whole)
+            return _gaussian_event(self.noise.multiplier)
         assert pure is not None  # of all other noise
         # With sensitivity 1 its privacy loss is epsilon or minus epsilon and nothing
         # between: randomised response, which every pure report is at most as bad as.
         # (RandomizedResponseDpEvent is counted once by dp-accounting 0.6, however
         # often it is composed.)
-        return dp_event.DiscreteLaplaceDpEvent(
-            noise_parameter=pure / share, sensitivity=1
-        )
+        return dp_event.DiscreteLaplaceDpEvent(noise_parameter=pure, sensitivity=1)
 
     def _planned(self, rounds: int | None, delta: float | None) -> tuple[int, float]:
         return super()._planned(rounds, self._delta() if delta is None else delta)
@@ -318,10 +318,11 @@ class Local(Privacy):
         return checked_delta(delta, self.sampling.population, remedy=remedy)
 
 
-def _gaussian_event(multiplier: float) -> "DpEvent":
+def _gaussian_event(multiplier: float, share: int = 1) -> "DpEvent":
+    """Returns the event of a report, or of one `share`-th of its distance."""
     from dp_accounting import GaussianDpEvent
 
-    return GaussianDpEvent(_reports.gaussian_over_distance(multiplier))
+    return GaussianDpEvent(share * _reports.gaussian_over_distance(multiplier))
 
 
 def local(
