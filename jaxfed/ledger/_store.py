@@ -123,6 +123,14 @@ class Store:
                 "the last good copy that has every spend."
             )
 
+    def unfinished(self) -> LedgerError:
+        """Returns the error about a file without entries."""
+        return LedgerError(
+            f"{self.path} must be a ledger, got another or an unfinished file; name "
+            "the file that Ledger.create made, or, if its creation was cut off, remove "
+            "it with its secret and create it again."
+        )
+
     def close(self, entries: int, head: str) -> None:
         """Closes the file; a writer that never failed seals it."""
         if self.mode == "read" or self.failed is not None or self._is_closed:
@@ -149,8 +157,11 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             if action == "written":
                 self.failed = str(error)
+            so_far = "nothing was released"
+            if action == "closed":
+                so_far = "all that was spent is on disk"
             raise LedgerError(
-                f"{self.path} could not be {action}: {error}; nothing was released. "
+                f"{self.path} could not be {action}: {error}; {so_far}. "
                 f"{_remedy(str(error))}"
             ) from error
 
@@ -200,16 +211,14 @@ class Store:
         _files.sync_folder(self.path.absolute().parent)
 
     def _check_schema(self) -> None:
+        if self.path.with_name(self.path.name + "-journal").exists():
+            raise self.unfinished()  # only while a file is made there is one
         execute = self._connection.execute
         application = execute("PRAGMA application_id").fetchone()[0]
         version = execute("PRAGMA user_version").fetchone()[0]
         found = [row[0] for row in execute("SELECT sql FROM sqlite_master")]
         if application != _APPLICATION or (version == _FORMAT and not found):
-            raise LedgerError(
-                f"{self.path} must be a ledger, got another or an unfinished file; "
-                "name the file that Ledger.create made, or, if its creation was cut "
-                "off, remove it with its secret and create it again."
-            )
+            raise self.unfinished()
         if version != _FORMAT or sorted(found) != sorted(_SCHEMA):
             raise LedgerError(
                 f"{self.path} must have the tables of format {_FORMAT}, got format "
@@ -257,7 +266,9 @@ def checked_seal(path: Path) -> dict[str, Any] | None:
         try:
             found = _files.sha256_of(path)
         except OSError as error:
-            raise LedgerError(f"{path} could not be read: {error}.") from error
+            raise LedgerError(
+                f"{path} could not be read: {error}. {_remedy(str(error))}"
+            ) from error
         if found == seal["sha256"]:
             return seal
         # a writer may have begun meanwhile: it takes the seal away first
