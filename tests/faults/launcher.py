@@ -107,6 +107,24 @@ class Kills:
             self.look(folder, released, done, f"chain {seed}, kill {done}")
         shutil.rmtree(folder)
 
+    def replays(self, kills: int, *, seed: int) -> None:
+        """Kills processes that release the same rounds; the noise must be the same."""
+        chance, bits = random.Random(seed), {}
+        start, released = self.template("whole")
+        folder = self.folder(start)
+        while self.kills < kills:
+            calls = Dying(chance.randint(1, 15), after=chance.random() < 0.5)
+            for line in self.victim("replayed", folder, calls)[0]:
+                index, key = json.loads(line)
+                if bits.setdefault(index, key) != key:
+                    self.wrong.append(f"kill {self.kills}: other noise for {index}")
+                self.releases += 1
+            self.kills += 1
+        found = sessions.Found(folder, released, self._anchored)
+        if found.wrong or found.extra != 3 or len(bits) != 3:
+            self.wrong.append(f"{found.wrong}, {found.extra} spends for {len(bits)}")
+        shutil.rmtree(folder)
+
 
 def _run(name, folder, calls, anchored, pipe):
     """The victim; never returns."""
@@ -142,6 +160,8 @@ def main(what: str, anchored: bool, count: int) -> dict:
             kills.chain(count // 3, timed=True, seed=1)
         elif what == "too_early":
             kills.every("too_early", "whole")
+        elif what == "replays":
+            kills.replays(count, seed=0)
         elif what == "every":
             kills.every("whole", None)
             kills.every("again", "whole")

@@ -5,6 +5,7 @@ Each goes on wherever a process before it was stopped.
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,9 +107,21 @@ def too_early(folder: Path, say: Say, *, anchored: bool) -> None:
                 say(permit._charge.hash)
 
 
+def replayed(folder: Path, say: Say, *, anchored: bool) -> None:
+    """Releases the same three rounds every time, and tells the bits of their noise."""
+    import jax
+
+    with opened(folder, anchored) as ledger:
+        run = ledger.begin(planned(ledger, "run"), plan=PLAN, inputs=b"data")
+        for index in range(10, 13):
+            with run.spending(index, digest(index)) as permit:
+                bits = jax.random.key_data(permit.key(digest(index))).tolist()
+            release(lambda _, i=index, b=bits: say(json.dumps([i, b])), permit)
+
+
 SESSIONS = {
     function.__name__: function
-    for function in (whole, again, crowded, endless, too_early)
+    for function in (replayed, whole, again, crowded, endless, too_early)
 }
 
 

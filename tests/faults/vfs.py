@@ -17,7 +17,7 @@ from tests.faults.calls import Call, Calls, Fault
 
 INT, LONG, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 OK, FULL, READONLY, CANTOPEN = 0, 13, 8, 14
-_CREATE, _READWRITE = 0x4, 0x2
+_CREATE = 0x4  # of the flags of xOpen
 _IOERR = {
     "read": 266,
     "write": 778,
@@ -50,7 +50,6 @@ _METHODS = {
     "xFetch": (),
     "xUnfetch": (),
 }
-_HEAD = ("zName", "pAppData")
 _CALLS = {
     "xOpen": (POINTER, POINTER, POINTER, INT, POINTER),
     "xDelete": (POINTER, ctypes.c_char_p, INT),
@@ -78,7 +77,7 @@ class _Methods(ctypes.Structure):
 class _Vfs(ctypes.Structure):
     _fields_ = [
         *((name, INT) for name in ("iVersion", "szOsFile", "mxPathname")),
-        *((name, POINTER) for name in ("pNext", *_HEAD, *_CALLS)),
+        *((name, POINTER) for name in ("pNext", "zName", "pAppData", *_CALLS)),
     ]
 
 
@@ -117,8 +116,6 @@ class Shim:
 
     def _check(self) -> None:
         heard = self.calls = Calls()
-        with contextlib.closing(sqlite3.connect("file:heard?mode=memory", uri=True)):
-            pass
         with contextlib.suppress(sqlite3.Error):
             sqlite3.connect("/nowhere/at/all").close()
         self.calls = None
@@ -157,21 +154,14 @@ class Shim:
             self.calls.before(call)
         except Fault as fault:
             if fault.is_partial:
-                half = len(call.data) // 2
-                self._files_write_half(call, half)
+                _write_half(call)
             return _code(fault, call.kind)
         result = perform()
         if result == OK:
             self.calls.after(call)
         return result
 
-    def _files_write_half(self, call: Call, half: int) -> None:
-        with open(call.path, "r+b", buffering=0) as file:
-            file.seek(call.offset)
-            file.write(call.data[:half])
-
-    def _open(self, vfs, name, file, flags, out):
-        del vfs
+    def _open(self, _, name, file, flags, out):
         path = "" if not name else os.fsdecode(ctypes.string_at(name))
         is_new = bool(flags & _CREATE) and not os.path.exists(path)
 
@@ -188,14 +178,13 @@ class Shim:
             self._files[file] = (path, original)
         return result
 
-    def _delete(self, vfs, name, sync_folder):
-        del vfs
+    def _delete(self, _, name, sync_folder):
         call = Call("unlink", os.fsdecode(name))
-        if not os.path.exists(call.path):
+
+        def perform():
             return self._original["xDelete"](self._default, name, sync_folder)
-        return self._told(
-            call, lambda: self._original["xDelete"](self._default, name, sync_folder)
-        )
+
+        return self._told(call, perform) if os.path.exists(call.path) else perform()
 
     def _table(self, address: int):
         if address not in self._tables:
@@ -243,6 +232,12 @@ class Shim:
             Call("map", path + "-shm"),
             lambda: original["xShmMap"](file, region, size, extend, out),
         )
+
+
+def _write_half(call: Call) -> None:
+    with open(call.path, "r+b", buffering=0) as file:
+        file.seek(call.offset)
+        file.write(call.data[: len(call.data) // 2])
 
 
 def _code(fault: Fault, kind: str) -> int:
