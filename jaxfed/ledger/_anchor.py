@@ -40,9 +40,14 @@ def check(
         )
     noted = _files.read_json(anchor, _FIELDS)
     if noted is None:
+        cut_off = (
+            " If the creation of the ledger was cut off, remove it with its secret and "
+            "create it again."
+        )
         raise LedgerError(
             f"the anchor must be at {anchor}, got no such file; bring it back: without "
             "it nobody knows whether this is the latest ledger."
+            + (cut_off if len(entries) == 1 else "")
         )
     check_extends(entries, noted["entries"], noted["head"], where, by=str(anchor))
 

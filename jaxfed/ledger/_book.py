@@ -6,8 +6,9 @@ import sqlite3
 from typing import Any, NamedTuple
 
 from jaxfed import _check as check
+from jaxfed.accounting import BudgetExhausted
 from jaxfed.accounting._filter import FILTER_ORDERS
-from jaxfed.ledger import _mechanism
+from jaxfed.ledger import _mechanism, _rows
 from jaxfed.ledger._budget import Adaptive, Budget, Planned
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
@@ -87,14 +88,18 @@ class Book:
         facts = entries[0].facts
         if facts.get("format") != FORMAT:
             raise self._unknown(f"format {facts.get('format')!r}")
-        self.terms = Terms(**{name: facts[name] for name in Terms._fields})
-        self.budget = _budget_of(self.terms, facts["orders"])
         self.identity = entries[0].hash
         self.entries: list[Entry] = []
         self.mechanisms: dict[int, Mechanism] = {}
         self.models: dict[int, str] = {}
-        for entry in entries:
-            self.take(entry)
+        try:
+            self.terms = Terms(**{name: facts[name] for name in Terms._fields})
+            self.budget = _budget_of(self.terms, facts["orders"])
+            for entry in entries:
+                self.take(entry)
+        except (LookupError, TypeError, ValueError, BudgetExhausted) as error:
+            what = "does not follow from what is before it"
+            raise _rows.changed(where, len(self.entries), what) from error
 
     @property
     def head(self) -> str:

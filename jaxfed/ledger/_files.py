@@ -53,7 +53,8 @@ def new_secret(path: Path) -> bytes:
     except FileExistsError:
         raise LedgerError(
             f"{path} must not exist yet; it holds the secret of another ledger: move "
-            "that ledger with its secret away, or choose another path."
+            "that ledger with its secret away, or choose another path; or, if the "
+            "creation of a ledger was cut off, remove it."
         ) from None
     with open(file, "wb") as writer:
         writer.write(secret.hex().encode("ascii") + b"\n")
@@ -100,18 +101,24 @@ def locked(path: Path, *, what: Path) -> Generator[None]:
     """Holds the lock that a ledger's one writer has; a process that dies lets it go.
 
     Raises:
-        LedgerError: another writer holds it.
+        LedgerError: another writer holds it, or nobody can hold one there.
     """
     import fcntl
 
-    with path.open("rb") as file:
+    with contextlib.ExitStack() as exits:
         try:
+            file = exits.enter_context(path.open("rb"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise LedgerError(
                 f"{what} must have one writer, and another one has it open (in this "
                 "or another process); wait until it ends, or open it with "
                 "read_only=True."
+            ) from error
+        except OSError as error:
+            raise LedgerError(
+                f"{path} could not be locked: {error}; nothing was released. Mend the "
+                "disk, or keep the ledger on one that has locks, and run again."
             ) from error
         yield
 
@@ -173,6 +180,11 @@ def read_json(path: Path, fields: tuple[str, ...]) -> dict[str, Any] | None:
         text = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise LedgerError(
+            f"{path} could not be read: {error}. Mend the disk, or let this process "
+            "read it, and run again."
+        ) from error
     try:
         values = json.loads(text)
         is_whole = json_text(values).encode("ascii") == text

@@ -5,11 +5,12 @@ have been made, and no release is ever made that was not counted. There are no r
 """
 
 import contextlib
+import functools
 import os
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from jaxfed import _check as check
 from jaxfed.ledger import _anchor, _codec, _mechanism, _opening, _permit, _rows
@@ -24,6 +25,21 @@ from jaxfed.ledger._rows import Entry, Row
 from jaxfed.privacy import Cost, Privacy
 
 _MANY = 1 << 30
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _alone(
+    method: Callable[Concatenate["Ledger", _P], _T],
+) -> Callable[Concatenate["Ledger", _P], _T]:
+    """Lets no other thread spend meanwhile: what was checked holds when written."""
+
+    @functools.wraps(method)
+    def alone(self: "Ledger", *arguments: _P.args, **options: _P.kwargs) -> _T:
+        with self._store.mutex:
+            return method(self, *arguments, **options)
+
+    return alone
 
 
 class Verified(NamedTuple):
@@ -162,6 +178,7 @@ class Ledger:
             left = left if cost.may_repeat else min(left, cost.rounds)
         return left
 
+    @_alone
     def plan(
         self, what: Any, rounds: int | None = None, *, name: str | None = None
     ) -> Mechanism:
@@ -192,6 +209,7 @@ class Ledger:
             entry = self._append(written, "mechanism", facts)
         return self._book.mechanisms[entry.number]
 
+    @_alone
     def charge(self, what: Any, *, name: str | None = None) -> Permit:
         """Spends one release, durably, and permits it.
 
@@ -213,6 +231,7 @@ class Ledger:
             pass
         return permit
 
+    @_alone
     def begin(
         self,
         mechanism: Mechanism,
@@ -280,6 +299,66 @@ class Ledger:
             BudgetExhausted: it does not fit; nothing was spent.
             LedgerError: it could not be written; nothing may be released.
         """
+        with (
+            self._store.mutex,  # what is checked must still hold when it is written
+            self._paying(mechanism, round_index, inputs, about) as permit,
+        ):
+            yield permit
+
+    def verify(self) -> Verified:
+        """Reads the file again and checks everything that can be checked.
+
+        Raises:
+            LedgerError: something is not as it was written.
+        """
+        owner = self._opened.owner
+        key = None if owner is None else owner.mac_key
+        entries = _rows.entries_of(self._store.rows(), where=str(self.path), key=key)
+        Book(entries, where=str(self.path))
+        known = self._book.entries
+        if [e.hash for e in entries[: len(known)]] != [e.hash for e in known]:
+            raise _rows.changed(str(self.path), len(entries) - 1, "is of another chain")
+        is_sealed = self._store.mode == "read" and self._store.seal is not None
+        return Verified(len(entries), entries[-1].hash, is_sealed)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything an auditor needs as JSON; it holds no secret."""
+        from jaxfed.ledger import _export
+
+        _export.write(Path(path), self)
+
+    def close(self) -> None:
+        """Closes the file, and seals it if this was its writer."""
+        with self._opened.exits:  # the lock is let go last
+            self._store.close(len(self._book.entries), self.head)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        terms = self.terms
+        return (
+            f"Ledger({str(self.path)!r}: epsilon {self.epsilon():.4g} of "
+            f"{terms.epsilon:g} spent at delta {terms.delta:g} for each {terms.unit}, "
+            f"{len(self._book.entries)} entries)"
+        )
+
+    @property
+    def _owner(self) -> Owner:
+        if self._opened.owner is None:
+            raise LedgerError(
+                f"{self.path} was opened with read_only=True; open it for writing."
+            )
+        return self._opened.owner
+
+    @contextlib.contextmanager
+    def _paying(
+        self, mechanism: Mechanism, round_index: int, inputs: bytes | None, about: str
+    ) -> Generator[Permit]:
+        """Does what `spending` says; no other thread spends meanwhile."""
         owner = self._owner
         commitment = "" if inputs is None else owner.commitment(mechanism, inputs)
         latest = mechanism.latest(round_index)
@@ -337,55 +416,6 @@ class Ledger:
         """
         _anchor.check_extends(self._book.entries, 1, identity, self.path, by=by)
         _anchor.check_extends(self._book.entries, count, head, self.path, by=by)
-
-    def verify(self) -> Verified:
-        """Reads the file again and checks everything that can be checked.
-
-        Raises:
-            LedgerError: something is not as it was written.
-        """
-        owner = self._opened.owner
-        key = None if owner is None else owner.mac_key
-        entries = _rows.entries_of(self._store.rows(), where=str(self.path), key=key)
-        Book(entries, where=str(self.path))
-        known = self._book.entries
-        if [e.hash for e in entries[: len(known)]] != [e.hash for e in known]:
-            raise _rows.changed(str(self.path), len(entries) - 1, "is of another chain")
-        is_sealed = self._store.mode == "read" and self._store.seal is not None
-        return Verified(len(entries), entries[-1].hash, is_sealed)
-
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes everything an auditor needs as JSON; it holds no secret."""
-        from jaxfed.ledger import _export
-
-        _export.write(Path(path), self)
-
-    def close(self) -> None:
-        """Closes the file, and seals it if this was its writer."""
-        with self._opened.exits:  # the lock is let go last
-            self._store.close(len(self._book.entries), self.head)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        terms = self.terms
-        return (
-            f"Ledger({str(self.path)!r}: epsilon {self.epsilon():.4g} of "
-            f"{terms.epsilon:g} spent at delta {terms.delta:g} for each {terms.unit}, "
-            f"{len(self._book.entries)} entries)"
-        )
-
-    @property
-    def _owner(self) -> Owner:
-        if self._opened.owner is None:
-            raise LedgerError(
-                f"{self.path} was opened with read_only=True; open it for writing."
-            )
-        return self._opened.owner
 
     def _cost(self, what: Any, rounds: int) -> Cost:
         """Returns what a mechanism costs in this ledger's terms."""

@@ -72,7 +72,10 @@ def open_(where: Path, anchor: Path | None, *, read_only: bool) -> Opened:
         store = Store(where, "read" if read_only else "write")
         exits.callback(store.drop)
         key = None if owner is None else owner.mac_key
-        entries = _rows.entries_of(store.rows(), where=str(where), key=key)
+        rows = store.rows()
+        if not rows:
+            raise store.unfinished()
+        entries = _rows.entries_of(rows, where=str(where), key=key)
         store.check_sealed(len(entries), entries[-1].hash)
         book = Book(entries, where=str(where))
         _anchor.check(anchor, entries, where, book.terms, read_only=read_only)

@@ -142,6 +142,7 @@ def _check(row: Row, place: int, previous: str, *, where: str) -> None:
     try:
         values = json.loads(row.text)
         is_canonical = isinstance(values, dict) and canonical(values) == row.text
+        is_canonical = is_canonical and set(_RESERVED) <= set(values)
         digest = hashlib.sha256(row.text.encode("ascii")).hexdigest()
     except (ValueError, RecursionError):
         raise changed(where, place, "is not the JSON that was written") from None

@@ -50,7 +50,7 @@ class Store:
 
     def __init__(self, path: Path, mode: str):
         self.path, self.mode = path, mode
-        self._process, self._mutex = os.getpid(), threading.RLock()
+        self._process, self.mutex = os.getpid(), threading.RLock()
         self.failed: str | None = None
         self._is_closed = False
         if mode == "create" and path.exists():
@@ -95,7 +95,7 @@ class Store:
                 that the store writes no more until it is opened again.
         """
         self._check_writable()
-        with self._mutex:
+        with self.mutex:
             with self.errors("locked"):
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -116,19 +116,33 @@ class Store:
     def check_sealed(self, entries: int, head: str) -> None:
         """Refuses a seal of other entries than were read."""
         seal = self.seal
-        if seal is not None and (seal["entries"], seal["head"]) != (entries, head):
-            raise LedgerError(
-                f"{self.path} must have the {seal['entries']} entries it was closed "
-                f"with, got {entries}; it was put together from several files: restore "
-                "the last good copy that has every spend."
-            )
+        if seal is None or (seal["entries"], seal["head"]) == (entries, head):
+            return
+        now = _files.read_json(_files.seal_of(self.path), _files.Seal._fields)
+        if self.mode == "read" and now != seal:
+            self.seal = None  # a writer began meanwhile, and took the seal away
+            return
+        raise LedgerError(
+            f"{self.path} must have the {seal['entries']} entries it was closed with, "
+            f"got {entries}; it was put together from several files: restore the last "
+            "good copy that has every spend."
+        )
+
+    def unfinished(self) -> LedgerError:
+        """Returns the error about a file without entries."""
+        return LedgerError(
+            f"{self.path} must be a ledger, got another or an unfinished file; name "
+            "the file that Ledger.create made, or, if its creation was cut off, remove "
+            "it with its secret and create it again."
+        )
 
     def close(self, entries: int, head: str) -> None:
         """Closes the file; a writer that never failed seals it."""
-        if self.mode == "read" or self.failed is not None or self._is_closed:
+        is_ours = self.mode != "read" and os.getpid() == self._process
+        if not is_ours or self.failed is not None or self._is_closed:
             self.drop()
             return
-        with self._mutex, self.errors("closed"):
+        with self.mutex, self.errors("closed"):
             is_whole = self._fold("TRUNCATE")
             self.drop()
             if is_whole:
@@ -146,11 +160,14 @@ class Store:
         """Turns what the disk or SQLite says into what to do."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeError) as error:
             if action == "written":
                 self.failed = str(error)
+            so_far = "nothing was released"
+            if action == "closed":
+                so_far = "all that was spent is on disk"
             raise LedgerError(
-                f"{self.path} could not be {action}: {error}; nothing was released. "
+                f"{self.path} could not be {action}: {error}; {so_far}. "
                 f"{_remedy(str(error))}"
             ) from error
 
@@ -177,6 +194,8 @@ class Store:
         if self.mode == "create":
             self._build()
         self._check_schema()
+        if self.seal is None:
+            self._check_pages()
         if self.mode == "read":
             return
         execute("PRAGMA synchronous=FULL")
@@ -200,22 +219,26 @@ class Store:
         _files.sync_folder(self.path.absolute().parent)
 
     def _check_schema(self) -> None:
+        if self.path.with_name(self.path.name + "-journal").exists():
+            raise self.unfinished()  # only while a file is made there is one
         execute = self._connection.execute
         application = execute("PRAGMA application_id").fetchone()[0]
         version = execute("PRAGMA user_version").fetchone()[0]
         found = [row[0] for row in execute("SELECT sql FROM sqlite_master")]
         if application != _APPLICATION or (version == _FORMAT and not found):
-            raise LedgerError(
-                f"{self.path} must be a ledger, got another or an unfinished file; "
-                "name the file that Ledger.create made, or, if its creation was cut "
-                "off, remove it with its secret and create it again."
-            )
-        if version != _FORMAT or sorted(found) != sorted(_SCHEMA):
+            raise self.unfinished()
+        if version != _FORMAT or sorted(map(str, found)) != sorted(_SCHEMA):
             raise LedgerError(
                 f"{self.path} must have the tables of format {_FORMAT}, got format "
                 f"{version} with {len(found)} objects; it was changed, or is of a "
                 "newer version of jaxfed."
             )
+
+    def _check_pages(self) -> None:
+        """Refuses pages that hide rows: one bit can cut a whole tree to its start."""
+        found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"malformed: {found}")
 
     def _fold(self, how: str) -> bool:
         """Moves the log into the file, durably; returns whether all of it was."""
@@ -250,22 +273,25 @@ def checked_seal(path: Path) -> dict[str, Any] | None:
         LedgerError: the file is not the one that was sealed.
     """
     place = _files.seal_of(path)
-    for _ in range(3):
-        seal = _files.read_json(place, _files.Seal._fields)
-        if seal is None:
-            return None
+    seal = _files.read_json(place, _files.Seal._fields)
+    while seal is not None:
         try:
             found = _files.sha256_of(path)
         except OSError as error:
-            raise LedgerError(f"{path} could not be read: {error}.") from error
+            raise LedgerError(
+                f"{path} could not be read: {error}. {_remedy(str(error))}"
+            ) from error
         if found == seal["sha256"]:
             return seal
-        # a writer may have begun meanwhile: it takes the seal away first
-    raise LedgerError(
-        f"{path} must be as it was when it was closed, but its hash is not the one in "
-        f"{place.name}; it was changed or damaged, or one of the two is older than the "
-        "other: restore the last good copy of both that has every spend."
-    )
+        before, seal = seal, _files.read_json(place, _files.Seal._fields)
+        if seal == before:  # else a writer began meanwhile: it takes the seal away
+            raise LedgerError(
+                f"{path} must be as it was when it was closed, but its hash is not the "
+                f"one in {place.name}; it was changed or damaged, or one of the two is "
+                "older than the other: restore the last good copy of both that has "
+                "every spend."
+            )
+    return None
 
 
 def _check_there(path: Path) -> None:
