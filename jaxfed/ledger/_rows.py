@@ -8,13 +8,14 @@ the ledger's secret, makes rows that only the owner can have written.
 import hashlib
 import hmac
 import json
+import secrets
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxfed.ledger._errors import LedgerError
 
 START = "0" * 64  # the hash before the first row
-_RESERVED = ("number", "previous", "time", "kind")
+_RESERVED = ("number", "previous", "time", "nonce", "kind")
 
 
 class Row(NamedTuple):
@@ -67,7 +68,13 @@ def made(
     """Returns the row that follows the one with the hash `previous`."""
     clash = sorted(set(facts) & set(_RESERVED))
     assert not clash, clash
-    values = {"number": number, "previous": previous, "time": time, "kind": kind}
+    values = {
+        "number": number,
+        "previous": previous,
+        "time": time,
+        "nonce": secrets.token_hex(8),  # two copies that go on apart tell apart
+        "kind": kind,
+    }
     text = canonical(values | facts)
     found = hashlib.sha256(text.encode("ascii")).hexdigest()
     return Row(number, text, found, mac_of(found, key))
