@@ -83,6 +83,17 @@ def positive_integer(remedy: str = "", **named: Any) -> int:
     return int(value)
 
 
+def non_negative_integer(remedy: str = "", **named: Any) -> int:
+    """Checks for an integer >= 0; returns an int."""
+    name, value = _only(named)
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 0:
+        raise ValueError(
+            f"{name} must be an integer >= 0, got {value!r}{_remedy(remedy)}."
+        )
+    return int(value)
+
+
 def seed(**named: Any) -> int:
     """Checks for an integer that 64 bits hold; returns an int."""
     name, value = _only(named)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from jaxfed import _check as check
 from jaxfed.accounting import BudgetExhausted
 from jaxfed.accounting._filter import FILTER_ORDERS
-from jaxfed.ledger import _mechanism, _rows
+from jaxfed.ledger import _codec, _mechanism, _rows
 from jaxfed.ledger._budget import Adaptive, Budget, Planned
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
 from jaxfed.ledger._rows import Entry
+from jaxfed.privacy import Cost, Privacy
 
 FORMAT = 1
 _UNITS = ("client", "example")
@@ -114,6 +115,31 @@ class Book:
     def named(self, name: str) -> Mechanism | None:
         """Returns the mechanism with a name."""
         return next((m for m in self.mechanisms.values() if m.name == name), None)
+
+    def cost_of(self, what: Any, rounds: int) -> Cost:
+        """Returns what a mechanism costs in this ledger's terms."""
+        terms = self.terms
+        if not isinstance(what, Privacy):
+            _codec.to_values(what)  # refuses what is no event
+            return Cost(what, rounds, 1, terms.unit, terms.relation, 0.0, True)
+        if what.is_hypothetical:
+            raise ValueError(
+                f"privacy must be of a run that is made, got {what!r}; nothing can be "
+                "released with a hypothetical cohort."
+            )
+        cost = what.cost(rounds, relation=terms.relation)
+        _codec.to_values(cost.event)
+        if cost.unit != terms.unit:
+            raise ValueError(
+                f"the mechanism must protect each {terms.unit}, as this ledger does, "
+                f"got one that protects each {cost.unit}; keep a ledger for each unit."
+            )
+        return cost
+
+    def like(self, cost: Cost) -> list[Mechanism]:
+        """Returns the mechanisms of which a use costs the same."""
+        values, known = _codec.to_values(cost.event), self.mechanisms.values()
+        return [m for m in known if _codec.to_values(m.cost.event) == values]
 
     def take(self, entry: Entry) -> None:
         """Takes account of one more entry."""

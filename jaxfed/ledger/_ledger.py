@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from jaxfed import _check as check
-from jaxfed.ledger import _anchor, _codec, _mechanism, _opening, _permit, _rows
+from jaxfed.ledger import _anchor, _opening, _rows
 from jaxfed.ledger._book import Book, checked_terms
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
@@ -21,8 +21,9 @@ from jaxfed.ledger._opening import Opened
 from jaxfed.ledger._owner import Owner
 from jaxfed.ledger._paid_run import PaidRun
 from jaxfed.ledger._permit import Permit
-from jaxfed.ledger._rows import Entry, Row
-from jaxfed.privacy import Cost, Privacy
+from jaxfed.ledger._rows import Entry
+from jaxfed.ledger._writer import Writer
+from jaxfed.privacy import Privacy
 
 _MANY = 1 << 30
 _P = ParamSpec("_P")
@@ -72,6 +73,7 @@ class Ledger:
     def __init__(self, path: Path, opened: Opened):
         self.path, self.terms = path, opened.book.terms
         self._opened, self._book, self._store = opened, opened.book, opened.store
+        self._writer = Writer(path, opened)
         weakref.finalize(self, opened.store.drop)
 
     @classmethod
@@ -169,8 +171,8 @@ class Ledger:
 
     def remaining(self, privacy: Privacy) -> int:
         """Returns how many more rounds of a mechanism this ledger will pay for."""
-        cost = self._cost(privacy, getattr(privacy, "rounds", None) or 1)
-        same = self._like(cost)
+        cost = self._book.cost_of(privacy, getattr(privacy, "rounds", None) or 1)
+        same = self._book.like(cost)
         left = sum(m.left for m in same)
         if self.terms.adaptive or not (same or self._book.has_releases):
             fits = self._book.budget.rounds_left(cost)
@@ -202,11 +204,11 @@ class Ledger:
             )
         rounds = getattr(what, "rounds", None) if rounds is None else rounds
         remedy = "pass how many releases you plan"
-        cost = self._cost(what, check.positive_integer(remedy, rounds=rounds))
+        cost = self._book.cost_of(what, check.positive_integer(remedy, rounds=rounds))
         self._book.budget.admit(cost, name)
-        with self._transaction() as written:
+        with self._writer.transaction() as written:
             facts = Mechanism(0, name, cost).facts()
-            entry = self._append(written, "mechanism", facts)
+            entry = self._writer.append(written, "mechanism", facts)
         return self._book.mechanisms[entry.number]
 
     @_alone
@@ -252,6 +254,7 @@ class Ledger:
         Raises:
             LedgerError: the run began with another plan, or on other data.
         """
+        self._writer.owned(mechanism)
         facts = {
             "mechanism": mechanism.number,
             "plan": plan,
@@ -264,8 +267,8 @@ class Ledger:
                     f"mechanism {mechanism.name!r} was charged one release at a time; "
                     "plan one of its own for a run, under another name."
                 )
-            with self._transaction() as written:
-                self._append(written, "run", facts)
+            with self._writer.transaction() as written:
+                self._writer.append(written, "run", facts)
         elif any(mechanism.run[part] != facts[part] for part in ("plan", "inputs")):
             what = "plan" if mechanism.run["plan"] != plan else "data or parameters"
             raise LedgerError(
@@ -301,7 +304,7 @@ class Ledger:
         """
         with (
             self._store.mutex,  # what is checked must still hold when it is written
-            self._paying(mechanism, round_index, inputs, about) as permit,
+            self._writer.paying(mechanism, round_index, inputs, about) as permit,
         ):
             yield permit
 
@@ -346,58 +349,6 @@ class Ledger:
             f"{len(self._book.entries)} entries)"
         )
 
-    @property
-    def _owner(self) -> Owner:
-        if self._opened.owner is None:
-            raise LedgerError(
-                f"{self.path} was opened with read_only=True; open it for writing."
-            )
-        return self._opened.owner
-
-    @contextlib.contextmanager
-    def _paying(
-        self, mechanism: Mechanism, round_index: int, inputs: bytes | None, about: str
-    ) -> Generator[Permit]:
-        """Does what `spending` says; no other thread spends meanwhile."""
-        owner = self._owner
-        commitment = "" if inputs is None else owner.commitment(mechanism, inputs)
-        latest = mechanism.latest(round_index)
-        if latest is not None and commitment and latest.commitment == commitment:
-            yield owner.permit(self.identity, mechanism, latest, is_replay=True)
-            return
-        attempt = 0 if latest is None else latest.attempt + 1
-        if attempt and not mechanism.cost.may_repeat:
-            raise LedgerError(
-                f"round {round_index + 1} of {mechanism.name!r} must have the sum it "
-                "had when it was released, got another one; correlated noise covers "
-                "each round once: run on the machine and versions it began on."
-            )
-        uses = mechanism.next_uses(round_index)
-        self._book.budget.check(mechanism, uses)
-        facts = {
-            "mechanism": mechanism.number,
-            "round": round_index,
-            "attempt": attempt,
-            "uses": uses,
-            "about": about,
-            "commitment": commitment,
-        }
-        permit = None
-        try:
-            with self._transaction() as written:
-                entry = self._append(written, "charge", facts)
-                charge = _mechanism.charge_of(entry)
-                permit = owner.permit(self.identity, mechanism, charge, is_replay=False)
-                yield permit
-                if permit.model is not None:
-                    model = {"charge": entry.number, "sha256": permit.model}
-                    self._append(written, "model", model)
-            permit.state = _permit.DURABLE
-        except BaseException:
-            if permit is not None:
-                permit.state = _permit.VOID
-            raise
-
     def tag(self, digest: bytes) -> str:
         """Returns twelve digits that name some data, and tell nothing about it."""
         return self._owner.sealed(b"tag" + digest)[:12]
@@ -417,25 +368,9 @@ class Ledger:
         _anchor.check_extends(self._book.entries, 1, identity, self.path, by=by)
         _anchor.check_extends(self._book.entries, count, head, self.path, by=by)
 
-    def _cost(self, what: Any, rounds: int) -> Cost:
-        """Returns what a mechanism costs in this ledger's terms."""
-        terms = self.terms
-        if not isinstance(what, Privacy):
-            _codec.to_values(what)  # refuses what is no event
-            return Cost(what, rounds, 1, terms.unit, terms.relation, 0.0, True)
-        if what.is_hypothetical:
-            raise ValueError(
-                f"privacy must be of a run that is made, got {what!r}; nothing can be "
-                "released with a hypothetical cohort."
-            )
-        cost = what.cost(rounds, relation=terms.relation)
-        _codec.to_values(cost.event)
-        if cost.unit != terms.unit:
-            raise ValueError(
-                f"the mechanism must protect each {terms.unit}, as this ledger does, "
-                f"got one that protects each {cost.unit}; keep a ledger for each unit."
-            )
-        return cost
+    @property
+    def _owner(self) -> Owner:
+        return self._writer.owner
 
     def _found(self, what: Any, name: str | None) -> Mechanism:
         """Returns the mechanism that a charge is for, planned now if need be."""
@@ -449,45 +384,14 @@ class Ledger:
                     f"{check.nearest(what, known)}"
                 )
             return found
-        same = [m for m in self._like(self._cost(what, 1)) if m.run is None]
+        same = [
+            m for m in self._book.like(self._book.cost_of(what, 1)) if m.run is None
+        ]
         if name is not None:
             same = [m for m in same if m.name == name]
         if same:  # one that has releases left, if there is one
             return max(same, key=lambda m: m.left > 0)
         return self.plan(what, _MANY if self.terms.adaptive else 1, name=name)
-
-    def _like(self, cost: Cost) -> list[Mechanism]:
-        """Returns the mechanisms of which a use costs the same."""
-        values = _codec.to_values(cost.event)
-        return [m for m in self.mechanisms if _codec.to_values(m.cost.event) == values]
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Generator[list[Row]]:
-        """Makes rows durable, then takes account of them."""
-        owner, written = self._owner, list[Row]()
-        with self._store.transaction():
-            entries = self._book.entries
-            if self._store.last() != (len(entries), self.head):
-                raise LedgerError(
-                    f"{self.path} must have one writer, but somebody else wrote to it; "
-                    "open it again."
-                )
-            yield written
-        where, first = str(self.path), len(self._book.entries)
-        for entry in _rows.entries_after(
-            written, first, self.head, where=where, key=owner.mac_key
-        ):
-            self._book.take(entry)
-        self._opened.note_head()
-
-    def _append(self, written: list[Row], kind: str, facts: dict[str, Any]) -> Entry:
-        """Adds a row to the open transaction."""
-        previous = written[-1].hash if written else self.head
-        number = len(self._book.entries) + len(written)
-        row = self._owner.row(number, previous, kind, facts)
-        self._store.append(row)
-        written.append(row)
-        return _rows.entry_of(row)
 
 
 def _optional(path: str | os.PathLike[str] | None) -> Path | None:
