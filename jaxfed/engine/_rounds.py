@@ -74,7 +74,7 @@ def run_rounds(
             if resumable is not None:
                 is_last = is_ended or index == rounds - 1
                 resumable.save(history, now=is_last or must_stop)
-            if must_stop:
+            if must_stop or is_stopped():  # also while it was being saved
                 sys.exit(_preemption.EXIT_CODE)
             if is_ended:
                 break

@@ -36,7 +36,6 @@ from jaxfed.typing import FederatedAlgorithm, Params
 _STRATEGY = (
     "executor",
     "lanes",
-    "batch_widths",
     "devices",
     "block_clients",
     "resident_bytes",
@@ -120,7 +119,8 @@ def train(
             algorithm=repr(algorithm),
             privacy=reported,
             params=params,
-            strategy=chosen.explain(),
+            # batch widths follow from how many examples clients have
+            strategy=dataclasses.replace(chosen, batch_widths=None).explain(),
             private=True,
         )
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
@@ -200,9 +200,8 @@ def _strategy(
     begun = None if mechanism.run is None else mechanism.run["strategy"]
     if begun is None or strategy != "auto":
         return choose_strategy(algorithm, data, params=params, strategy=strategy)
-    if begun["batch_widths"] is not None:
-        begun = begun | {"batch_widths": tuple(begun["batch_widths"])}
-    return Strategy(**begun, reason="as this run began")
+    kept = Strategy(**begun, reason="as this run began")
+    return choose_strategy(algorithm, data, params=params, strategy=kept)
 
 
 def _note(history: History, ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from jaxfed.ledger._rows import Entry
 from jaxfed.privacy import Cost, Privacy
 
 FORMAT = 1
+MANY = 1 << 30  # releases of an event that is charged as often as it fits
 _UNITS = ("client", "example")
 _RELATIONS = ("zero_out", "replace_one")
 
@@ -136,10 +137,20 @@ class Book:
             )
         return cost
 
-    def like(self, cost: Cost) -> list[Mechanism]:
-        """Returns the mechanisms of which a use costs the same."""
-        values, known = _codec.to_values(cost.event), self.mechanisms.values()
-        return [m for m in known if _codec.to_values(m.cost.event) == values]
+    def like(self, what: Any) -> list[Mechanism]:
+        """Returns the mechanisms that are `what`, under all the same terms."""
+        values = _codec.to_values(self.cost_of(what, 1).event)
+        found = []
+        for mechanism in self.mechanisms.values():
+            cost = mechanism.cost
+            if _codec.to_values(cost.event) != values:
+                continue
+            if isinstance(what, Privacy) and cost.rounds >= MANY:
+                continue  # that was planned for events
+            same = self.cost_of(what, cost.rounds)
+            if same._replace(event=cost.event) == cost:
+                found.append(mechanism)
+        return found
 
     def take(self, entry: Entry) -> None:
         """Takes account of one more entry."""

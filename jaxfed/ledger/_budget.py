@@ -96,15 +96,16 @@ class Planned:
         self._mechanisms.append(new)
 
     def check(self, mechanism: Mechanism, uses: int) -> None:
-        """Compares two integers."""
-        del uses
-        if mechanism.left >= 1:
+        """Compares integers: releases, and uses of the event, with what was planned."""
+        reserved = mechanism.cost.uses(mechanism.cost.rounds)
+        if mechanism.left >= 1 and mechanism.uses + uses <= reserved:
             return
         repeats = len(mechanism.charges) - mechanism.rounds
         again = f", {repeats} of them repeated" if repeats else ""
         raise BudgetExhausted(
-            f"all {mechanism.cost.rounds} planned releases of {mechanism.name!r} were "
-            f"made{again}; 0 are left, and what was planned cannot grow after the "
+            f"{len(mechanism.charges)} of {mechanism.cost.rounds} planned releases of "
+            f"{mechanism.name!r} were made{again}, for {mechanism.uses} of {reserved} "
+            "uses; this one does not fit, and what was planned cannot grow after the "
             f"first release. Left in this ledger: {self._unused()}."
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from jaxfed import _check as check
 from jaxfed.ledger import _anchor, _opening, _rows
-from jaxfed.ledger._book import Book, checked_terms
+from jaxfed.ledger._book import MANY, Book, checked_terms
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
 from jaxfed.ledger._opening import Opened
@@ -25,7 +25,6 @@ from jaxfed.ledger._rows import Entry
 from jaxfed.ledger._writer import Writer
 from jaxfed.privacy import Privacy
 
-_MANY = 1 << 30
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -172,7 +171,7 @@ class Ledger:
     def remaining(self, privacy: Privacy) -> int:
         """Returns how many more rounds of a mechanism this ledger will pay for."""
         cost = self._book.cost_of(privacy, getattr(privacy, "rounds", None) or 1)
-        same = self._book.like(cost)
+        same = self._book.like(privacy)
         left = sum(m.left for m in same)
         if self.terms.adaptive or not (same or self._book.has_releases):
             fits = self._book.budget.rounds_left(cost)
@@ -217,8 +216,8 @@ class Ledger:
 
         Args:
             what: the name of a planned mechanism, a privacy object (one round of it)
-                or an event; one that is not planned yet is planned for this once, in
-                an adaptive ledger for as often as it fits.
+                or an event; one that is not planned yet is planned for this once, an
+                event in an adaptive ledger for as often as it fits.
             name: of a mechanism that is new.
 
         Returns:
@@ -383,15 +382,20 @@ class Ledger:
                     f"are {', '.join(map(repr, known)) or 'none'}. "
                     f"{check.nearest(what, known)}"
                 )
+            if found.run is not None:
+                raise ValueError(
+                    f"mechanism {what!r} belongs to a run, which is charged by "
+                    "jaxfed.train or the query alone; plan one of its own for releases "
+                    "of yours."
+                )
             return found
-        same = [
-            m for m in self._book.like(self._book.cost_of(what, 1)) if m.run is None
-        ]
+        same = [m for m in self._book.like(what) if m.run is None]
         if name is not None:
             same = [m for m in same if m.name == name]
         if same:  # one that has releases left, if there is one
             return max(same, key=lambda m: m.left > 0)
-        return self.plan(what, _MANY if self.terms.adaptive else 1, name=name)
+        many = self.terms.adaptive and not isinstance(what, Privacy)
+        return self.plan(what, MANY if many else 1, name=name)
 
 
 def _optional(path: str | os.PathLike[str] | None) -> Path | None:

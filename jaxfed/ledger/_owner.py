@@ -37,13 +37,21 @@ class Owner:
             number, previous, time=time, kind=kind, facts=facts, key=self.mac_key
         )
 
-    def commitment(self, mechanism: Mechanism, inputs: bytes) -> str:
+    def commitment(
+        self, mechanism: Mechanism, round_index: int, attempt: int, inputs: bytes
+    ) -> str:
         """Returns what binds a charge to its sum; without the secret it says nothing.
 
-        It binds the plan of the mechanism's run and its data too.
+        It binds mechanism, round and attempt, so that equal sums of two charges do not
+        show as equal, and the plan of the mechanism's run and its data.
         """
         check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
-        run = _rows.canonical(_identity(mechanism)).encode("ascii")
+        place = {
+            "mechanism": mechanism.number,
+            "round": round_index,
+            "attempt": attempt,
+        }
+        run = _rows.canonical(_identity(mechanism) | place).encode("ascii")
         message = hashlib.sha256(run).digest() + inputs
         return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
 
@@ -60,7 +68,9 @@ class Owner:
             charge,
             context={"use": "noise", "ledger": ledger, "mechanism": mechanism.number},
             secret=self._secret,
-            commit=lambda inputs: self.commitment(mechanism, inputs),
+            commit=lambda inputs: self.commitment(
+                mechanism, charge.round, charge.attempt, inputs
+            ),
             is_replay=is_replay,
             maker=_permit.MAKER,
         )

@@ -70,7 +70,9 @@ class PaidRun:
         latest = self.mechanism.latest(round_index)
         if latest is None:
             return True
-        commitment = self._ledger._owner.commitment(self.mechanism, inputs)
+        commitment = self._ledger._owner.commitment(
+            self.mechanism, round_index, latest.attempt, inputs
+        )
         return latest.commitment == commitment
 
     @contextlib.contextmanager

@@ -92,5 +92,11 @@ class Permit:
         """Names the model version that this release makes, by its SHA-256."""
         self.model = model
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Permit must not be copied or stored: it is for one release; charge the "
+            "ledger for another one."
+        )
+
     def __repr__(self) -> str:
         return f"Permit(entry {self.number}, {self.state})"

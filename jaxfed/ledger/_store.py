@@ -178,6 +178,13 @@ class Store:
         elif self.mode == "read":
             # a folder that cannot be written has no place for SQLite's shared memory
             is_frozen = not os.access(self.path.absolute().parent, os.W_OK)
+            log = self.path.with_name(self.path.name + "-wal")
+            if is_frozen and log.exists() and log.stat().st_size:
+                raise LedgerError(
+                    f"{self.path} must be read with its log {log.name}, where the last "
+                    "entries are, and that needs a folder that can be written; copy "
+                    "both to another folder, or open it once for writing."
+                )
             options = "?immutable=1" if is_frozen else "?mode=ro"
         return sqlite3.connect(
             where + options,

@@ -53,12 +53,18 @@ class Writer:
     ) -> Generator[Permit]:
         """Spends one release; see `Ledger.spending`."""
         self.owned(mechanism)
-        check.non_negative_integer("rounds count from 0", round_index=round_index)
+        remedy = "rounds count from 0"
+        round_index = check.non_negative_integer(remedy, round_index=round_index)
         check.instance(str, "pass a public word", about=about)
         owner, book = self.owner, self._book
-        commitment = "" if inputs is None else owner.commitment(mechanism, inputs)
         latest = mechanism.latest(round_index)
-        if latest is not None and commitment and latest.commitment == commitment:
+
+        def committed(attempt: int) -> str:
+            if inputs is None:
+                return ""
+            return owner.commitment(mechanism, round_index, attempt, inputs)
+
+        if latest is not None and committed(latest.attempt) == latest.commitment != "":
             yield owner.permit(book.identity, mechanism, latest, is_replay=True)
             return
         attempt = 0 if latest is None else latest.attempt + 1
@@ -76,7 +82,7 @@ class Writer:
             "attempt": attempt,
             "uses": uses,
             "about": about,
-            "commitment": commitment,
+            "commitment": committed(attempt),
         }
         permit = None
         try:

@@ -106,6 +106,11 @@ def evaluation(
     check.function("write (params, rows) -> {name: values}", metric_fn=metric_fn)
     check.one_of(WEIGHTINGS, weighting=weighting)
     check.positive_integer("plan how often to look", looks=looks)
+    if privacy.sampling.participation(looks).max_participations < looks:
+        raise ValueError(
+            f"sampling must draw every look's cohort anew, got {privacy.sampling!r}, "
+            "whose clients take turns; use sampling.Poisson or sampling.Full."
+        )
     limits = _checked_bounds(bounds)
     check_sums(1 + len(limits), looks, data, privacy)
     name = f"evaluation of {', '.join(limits)}"

@@ -77,7 +77,7 @@ def released(
     data: FederatedData,
     privacy: Central,
     *,
-    total: Callable[[jax.Array], Any],
+    total: Callable[[jax.Array, int], Any],
     digest_of: Callable[[Any], bytes],
     release: Callable[[Any, jax.Array], np.ndarray],
 ) -> np.ndarray:
@@ -88,7 +88,7 @@ def released(
         question: everything that tells this query from others.
         data: the clients.
         privacy: the mechanism.
-        total: the exact sum over the cohort that a root key draws.
+        total: the exact sum over the cohort that a root key draws in a round.
         digest_of: hashes that sum.
         release: noises that sum with a key.
     """
@@ -97,9 +97,9 @@ def released(
     run = paid.ledger.begin(mechanism, plan=plan, inputs=digest)
     index = run.index_of(paid.about)
     attempt = run.attempt(index)
-    found = total(run.key(attempt))
+    found = total(run.key(attempt), index)
     if not run.repeats(index, digest_of(found)):  # another cohort for another sum
-        found = total(run.key(attempt + 1))
+        found = total(run.key(attempt + 1), index)
     inputs = digest_of(found)
     with run.spending(index, inputs, about=paid.about) as permit:
         value = np.asarray(release(found, permit.key(inputs)))

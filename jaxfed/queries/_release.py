@@ -101,8 +101,9 @@ def noisy_sums(
     """
     check_sums(dimension, 1, data, privacy)
 
-    def total(root: jax.Array) -> PyTree:
-        branch = _branch(root, question, privacy)
+    def total(root: jax.Array, look: int) -> PyTree:
+        # every look is charged as one with a cohort of its own
+        branch = keys.for_round(_branch(root, question, privacy), look)
         key = keys.for_purpose(branch, Purpose.SAMPLING)
         cohort = privacy.sampling.draw(0, key=key)
         return _total(contributions, dimension, data, privacy, cohort, key=branch)
@@ -121,7 +122,7 @@ def noisy_sums(
             release=release,
         )
     else:
-        found = total(source)
+        found = total(source, 0)
         noise = keys.for_purpose(_branch(source, question, privacy), Purpose.NOISE)
         mean = release(found, _digested(noise, _bytes_of(found)))
     scale = privacy.sampling.population / UNIT

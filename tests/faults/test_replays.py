@@ -78,7 +78,9 @@ def test_a_key_without_its_sum_is_caught(quick_path, monkeypatch):
     monkeypatch.setattr(
         _owner.Owner,
         "commitment",
-        lambda self, mechanism, inputs: original(self, mechanism, b""),
+        lambda self, mechanism, index, attempt, inputs: original(
+            self, mechanism, index, attempt, b""
+        ),
     )
     assert len(replays(quick_path, 500).wrong) > 50
 

@@ -1,0 +1,144 @@
+"""What a ledger pays for is what was planned, and its entries tell nothing else."""
+
+import copy
+import hashlib
+import pickle
+
+import dp_accounting
+import numpy as np
+import pytest
+
+import jaxfed as jf
+from jaxfed.ledger import BudgetExhausted, Ledger, LedgerError
+
+CYCLIC = jf.sampling.Cyclic(population=40, groups=4)
+
+
+def central(sampling, multiplier=4.0, rounds=None):
+    return jf.privacy.central(
+        sampling=sampling,
+        clipping=jf.clipping.Fixed(norm=1.0),
+        noise=jf.noise.Gaussian(multiplier=multiplier),
+        delta=1e-3,
+        rounds=rounds,
+    )
+
+
+def digest(value):
+    return hashlib.sha256(str(value).encode()).digest()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger.create(tmp_path / "b.db", epsilon=9.0, delta=1e-3) as opened:
+        yield opened
+
+
+def test_repeated_rounds_never_pass_what_was_planned(ledger):
+    plan = ledger.plan(central(CYCLIC), rounds=8)  # two uses of the event
+    planned = central(CYCLIC).epsilon(rounds=8, delta=1e-3)
+    for attempt in range(2):
+        with ledger.spending(plan, 0, digest(attempt)):
+            pass
+    with pytest.raises(BudgetExhausted, match="for 2 of 2 uses"):
+        ledger.spending(plan, 0, digest("third")).__enter__()
+    assert ledger.epsilon() == pytest.approx(planned, rel=1e-6)
+    with ledger.spending(plan, 1, digest("covered by the first")):
+        pass
+
+
+def test_equal_sums_do_not_show_as_equal(ledger):
+    full = central(jf.sampling.Full(population=40))
+    for name in ("one", "two"):
+        plan = ledger.plan(full, rounds=3, name=name)
+        run = ledger.begin(plan, plan="0" * 64, inputs=b"data")
+        assert run.mechanism is plan
+        if name == "one":
+            plans = [plan]
+    plans.append(plan)
+    for each in plans:
+        for index in (0, 1):
+            with ledger.spending(each, index, digest("the same")):
+                pass
+    found = [c.commitment for m in ledger.mechanisms for c in m.charges]
+    assert len(set(found)) == len(found) == 4
+
+
+def test_an_event_is_not_paid_by_a_mechanism_with_other_terms(ledger):
+    ledger.plan(central(CYCLIC), rounds=8, name="turns")
+    ledger.plan(dp_accounting.GaussianDpEvent(4.0), rounds=2, name="mine")
+    for _ in range(2):
+        ledger.charge(dp_accounting.GaussianDpEvent(4.0))
+    turns, mine = ledger.mechanisms
+    assert [c.uses for c in mine.charges] == [1, 1]
+    assert turns.charges == []
+
+
+def test_a_run_is_not_charged_by_hand(ledger):
+    plan = ledger.plan(central(CYCLIC), rounds=8, name="training")
+    ledger.begin(plan, plan="0" * 64, inputs=b"data")
+    with pytest.raises(ValueError, match="belongs to a run"):
+        ledger.charge("training")
+
+
+def test_mechanisms_of_other_ledgers_are_refused(ledger, tmp_path):
+    with Ledger.create(tmp_path / "other.db", epsilon=9.0, delta=1e-3) as other:
+        foreign = other.plan(central(CYCLIC), rounds=8)
+        for call in (
+            lambda: ledger.spending(foreign, 0).__enter__(),
+            lambda: ledger.begin(foreign, plan="0" * 64, inputs=b""),
+        ):
+            with pytest.raises(ValueError, match="must be this ledger's own"):
+                call()
+    plan = ledger.plan(central(CYCLIC), rounds=8)
+    with pytest.raises(ValueError, match="round_index must be an integer >= 0"):
+        ledger.spending(plan, -1).__enter__()
+
+
+def test_a_permit_is_for_one_release(ledger):
+    ledger.plan(dp_accounting.GaussianDpEvent(4.0), rounds=1, name="mine")
+    permit = ledger.charge("mine")
+    for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="must not be copied"):
+            duplicate(permit)
+    permit.key(digest("one"))
+    with pytest.raises(LedgerError, match="the sum it was made for"):
+        permit.key(digest("two"))
+
+
+def test_every_look_of_an_evaluation_has_a_cohort_of_its_own(ledger, monkeypatch):
+    cohorts, original = [], jf.sampling.Poisson.draw
+
+    def noted(self, round_index, *, key):
+        cohorts.append(original(self, round_index, key=key))
+        return cohorts[-1]
+
+    monkeypatch.setattr(jf.sampling.Poisson, "draw", noted)
+    draw = np.random.default_rng(0)
+    data = jf.data.FederatedData.from_arrays(
+        {"x": draw.normal(size=(400, 1)).astype(np.float32)}, client=np.arange(400)
+    )
+    sampled = jf.sampling.Poisson(population=400, rate=0.1)
+    looks = jf.queries.evaluation(
+        lambda params, rows: {"x": rows["x"][:, 0]},
+        data,
+        bounds={"x": (-5, 5)},
+        privacy=central(sampled, multiplier=2.0),
+        looks=6,
+        ledger=ledger,
+    )
+    found = [looks(np.float32(number))["x"] for number in range(6)]
+    assert len({cohort.tobytes() for cohort in cohorts}) == len(cohorts) == 6
+    assert len(set(found)) == 6
+    (mechanism,) = ledger.mechanisms
+    assert [c.round for c in mechanism.charges] == [0, 1, 2, 3, 4, 5]
+    assert looks(np.float32(3))["x"] == found[3]
+    with pytest.raises(ValueError, match="draw every look's cohort anew"):
+        jf.queries.evaluation(
+            lambda params, rows: {"x": rows["x"][:, 0]},
+            data,
+            bounds={"x": (-5, 5)},
+            privacy=central(jf.sampling.Cyclic(population=400, groups=4)),
+            looks=6,
+            ledger=ledger,
+        )
