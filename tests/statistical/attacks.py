@@ -181,7 +181,7 @@ def secret_batches(privacy, steps):
         {"x": np.zeros(size, np.float32)}, client=np.zeros(size, int)
     )
     planner = Planner(data, batching, max_clients=1, lanes=1)
-    (block,) = planner.plan(np.array([0]), np.uint64(11))
+    (block,) = planner.plan(np.array([0]), key=jf.keys.simulated(11))
     lines = unpack(block.layout, block.packed[0]).rows[:count]
     joined = np.zeros((count, size + 1), np.int32)
     np.put_along_axis(joined, np.where(lines >= 0, lines, size), 1, axis=1)
