@@ -134,6 +134,15 @@ def one_of(allowed: Iterable[str], **named: Any) -> str:
     return value
 
 
+def name(remedy: str, **named: Any) -> str:
+    """Checks for words that name something: text that is more than blanks."""
+    what, value = _only(named)
+    instance(str, remedy, **named)
+    if not value.strip():
+        raise ValueError(f"{what} must not be empty, got {value!r}; {remedy}.")
+    return value
+
+
 def instance(kind: type | tuple[type, ...], remedy: str, **named: Any) -> Any:
     """Checks the type of a value; the message names both types and the remedy."""
     name, value = _only(named)

@@ -12,12 +12,17 @@ import jax
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed import _program
 from jaxfed.data import FederatedData
 from jaxfed.metrics import Metric, aligned
 from jaxfed.typing import Params
 
 Predict = Callable[[Params, dict[str, jax.Array]], Any]
 """`(params, rows) -> outputs`, one row of outputs per row."""
+RELEASED = (
+    "pass evaluation.public(...) for examples that are public, or "
+    "queries.evaluation(..., ledger=ledger) for clients'"
+)
 _BLOCK = 8192  # rows predicted at once, which bounds memory
 
 
@@ -27,8 +32,23 @@ class Evaluation:
 
     compute: Callable[[Params], dict[str, float]]
     every: int = 1
-    is_released: bool = False
-    """Whether what it returns is public, so that `train` may record it."""
+
+    def validate(self, *, rounds: int, ledger: Any = None) -> None:
+        """Checks, before anything runs, that it may be called in such a run.
+
+        Args:
+            rounds: how many are planned.
+            ledger: what pays for the run; None for a simulation.
+
+        Raises:
+            ValueError: it may not.
+        """
+        del rounds
+        if ledger is not None:
+            raise ValueError(
+                f"evaluate must release public values alone, got {self!r}, which shows "
+                f"exact ones; {RELEASED}."
+            )
 
     def __post_init__(self) -> None:
         check.positive_integer(every=self.every)
@@ -36,6 +56,13 @@ class Evaluation:
     def __call__(self, params: Params) -> dict[str, float]:
         """Returns named numbers."""
         return self.compute(params)
+
+
+class PublicEvaluation(Evaluation):
+    """An evaluation on examples that are public, as whoever made it says."""
+
+    def validate(self, *, rounds: int, ledger: Any = None) -> None:
+        """Accepts every run."""
 
 
 def central(
@@ -76,7 +103,7 @@ def public(
     labels: str = "y",
     every: int = 1,
     **metrics: Metric | Callable[[np.ndarray, np.ndarray], float],
-) -> Evaluation:
+) -> PublicEvaluation:
     """Returns an evaluation on examples that are public, which `train` may record.
 
     Args:
@@ -97,7 +124,7 @@ def public(
     )
     check.instance(Mapping, remedy, examples=examples)
     exact = central(predict, examples, labels=labels, every=every, **metrics)
-    return dataclasses.replace(exact, is_released=True)
+    return PublicEvaluation(compute=exact.compute, every=every)
 
 
 def federated(
@@ -210,6 +237,17 @@ class _Predictor:
                 )
             parts.append(outputs[start - first :])
         return np.concatenate(parts)
+
+    def program_of(self, params: Params) -> bytes:
+        """Returns a digest of what is computed. Private, as what it closes over."""
+        rows = {
+            name: jax.ShapeDtypeStruct(
+                (min(_BLOCK, self._rows), *np.shape(a)[1:]),
+                jax.dtypes.canonicalize_dtype(np.asarray(a).dtype),
+            )
+            for name, a in self._arrays.items()
+        }
+        return _program.digest_of(self._outputs, params, rows)
 
     def _outputs(self, params: Params, rows: dict[str, np.ndarray]) -> jax.Array:
         try:

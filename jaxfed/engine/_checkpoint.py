@@ -1,12 +1,13 @@
 """Checkpoints: what a run needs to go on where it was, and no secret.
 
 Arrays are saved by Orbax, in the background, whole or not at all; a few facts are saved
-beside them as JSON. A digest over all of it tells a whole checkpoint from one that a
+beside them as JSON. Digests over all of it tell a whole checkpoint from one that a
 failing disk left: then the one before it is taken.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,8 @@ from jaxfed.typing import PyTree
 
 _FORMAT = 1
 _LOG = logging.getLogger("jaxfed")
+# whatever Orbax says of damaged files
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,30 +76,42 @@ class Saver:
 
     Args:
         checkpoint: where and how often.
-        plan: the hash of what is run.
 
     Raises:
-        ValueError: the directory holds another run.
-        RuntimeError: it cannot be used.
+        RuntimeError: the directory cannot be used.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: str):
+    def __init__(self, checkpoint: Checkpoint):
         import orbax.checkpoint as ocp
 
-        self._checkpoint, self._plan, self._ocp = checkpoint, plan, ocp
+        self._checkpoint, self._ocp = checkpoint, ocp
+        where = Path(checkpoint.directory)
+        if where.exists() and not where.is_dir():
+            raise ValueError(
+                f"checkpoint must name a directory, got the file {where}; name "
+                "another place."
+            )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=checkpoint.keep, create=True, enable_async_checkpointing=True
         )
         with self._errors("opened"):
-            Path(checkpoint.directory).mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(checkpoint.directory, options=options)
+            where.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(where, options=options)
 
     def is_due(self, rounds: int) -> bool:
         """Returns whether to save after that many rounds."""
         return rounds % self._checkpoint.every == 0
 
-    def save(self, rounds: int, state: PyTree, facts: dict[str, Any]) -> None:
+    def save(
+        self, rounds: int, state: PyTree, facts: dict[str, Any], *, plan: str
+    ) -> None:
         """Saves in the background.
+
+        Args:
+            rounds: how many are finished.
+            state: arrays.
+            facts: what JSON can hold.
+            plan: the hash of what is run.
 
         Raises:
             RuntimeError: this checkpoint, or the one before, could not be written.
@@ -106,8 +121,9 @@ class Saver:
         arrays = _arrays(state)
         facts = {
             "format": _FORMAT,
-            "plan": self._plan,
+            "plan": plan,
             "round": rounds,
+            "arrays": _digest_of_arrays(arrays),
             **facts,
         }
         args = self._ocp.args
@@ -116,37 +132,48 @@ class Saver:
                 rounds,
                 args=args.Composite(
                     arrays=args.StandardSave(arrays),
-                    facts=args.JsonSave(facts | {"digest": _digest(arrays, facts)}),
+                    facts=args.JsonSave(facts | {"digest": _digest_of_facts(facts)}),
                 ),
             )
 
-    def latest(self, template: PyTree) -> Saved | None:
+    @functools.cached_property
+    def facts(self) -> dict[int, dict[str, Any] | None]:
+        """What is known of each checkpoint that was found, newest first.
+
+        None for one that cannot be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return {rounds: self._facts(rounds) for rounds in steps}
+
+    def latest(self, template: PyTree, *, plan: str) -> Saved | None:
         """Returns the newest checkpoint that is whole, or None if there is none.
+
+        Newer ones, which cannot be read, are removed: the run goes on from this one.
 
         Args:
             template: a state with the same structure, shapes and dtypes.
+            plan: the hash of what is run.
 
         Raises:
             ValueError: the directory holds another run.
+            RuntimeError: there are checkpoints, and none can be read.
         """
-        for rounds in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = self._read(rounds, template)
-            except _OtherRun:
-                raise ValueError(
-                    f"checkpoint directory {self._checkpoint.directory} must hold this "
-                    "run, got checkpoints of another algorithm, privacy, model or "
-                    "seed; name another directory, or bring back what it began with."
-                ) from None
-            except Exception as error:  # whatever Orbax says of damaged files
-                _LOG.warning(
-                    "checkpoint %d in %s cannot be read (%s); trying an older one",
-                    rounds,
-                    self._checkpoint.directory,
-                    type(error).__name__,
-                )
-                continue
-            return found
+        damaged = []
+        for rounds, facts in self.facts.items():
+            if facts is not None:
+                if (facts["format"], facts["plan"]) != (_FORMAT, plan):
+                    raise self._other_run()
+                state = self._read(rounds, template, facts)
+                if state is not None:
+                    self._remove(damaged)
+                    return Saved(rounds, state, facts)
+            damaged.append(rounds)
+        if damaged:
+            raise RuntimeError(
+                f"{self._checkpoint.directory} must hold a checkpoint that can be "
+                f"read, but all {len(damaged)} are damaged; mend the disk, or remove "
+                "the directory to start from the first round."
+            )
         return None
 
     def wait(self) -> None:
@@ -159,21 +186,54 @@ class Saver:
         """Ends what goes on in the background."""
         self._manager.close()
 
-    def _read(self, rounds: int, template: PyTree) -> Saved:
-        args = self._ocp.args
-        facts = self._restored(rounds, facts=args.JsonRestore())["facts"]
-        if facts.get("format") != _FORMAT or facts.get("plan") != self._plan:
-            raise _OtherRun
+    def _facts(self, rounds: int) -> dict[str, Any] | None:
+        """Returns the facts of a checkpoint; None if they cannot be read."""
+        try:
+            facts = self._restored(rounds, facts=self._ocp.args.JsonRestore())["facts"]
+            if facts.pop("digest") == _digest_of_facts(facts):
+                return facts
+            reason = "its facts were changed"
+        except _UNREADABLE as error:
+            reason = type(error).__name__
+        self._warn(rounds, reason)
+        return None
+
+    def _read(self, rounds: int, template: PyTree, facts: dict[str, Any]) -> Any:
+        """Returns the state of a checkpoint; None if it cannot be read."""
         wanted = _arrays(template)
-        arrays = self._restored(rounds, arrays=args.StandardRestore(wanted))["arrays"]
-        arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
-        if found != {name: (a.shape, a.dtype) for name, a in wanted.items()}:
-            raise _OtherRun
-        digest = facts.pop("digest")
-        if digest != _digest(arrays, facts):
-            raise ValueError("its digest differs")
-        return Saved(rounds, _state(template, arrays), facts)
+        try:
+            args = self._ocp.args.StandardRestore(wanted)
+            found = self._restored(rounds, arrays=args)["arrays"]
+        except _UNREADABLE as error:
+            self._warn(rounds, type(error).__name__)
+            return None
+        arrays = {name: np.asarray(array) for name, array in found.items()}
+        if facts["arrays"] != _digest_of_arrays(arrays):
+            self._warn(rounds, "its arrays were changed")
+            return None
+        return _state(template, arrays)
+
+    def _remove(self, damaged: list[int]) -> None:
+        """Removes checkpoints that cannot be read: Orbax saves none below its last."""
+        with self._errors("mended"):
+            for rounds in damaged:
+                self._manager.delete(rounds)
+
+    def _warn(self, rounds: int, reason: str) -> None:
+        _LOG.warning(
+            "checkpoint %d in %s cannot be read (%s); trying an older one",
+            rounds,
+            self._checkpoint.directory,
+            reason,
+        )
+
+    def _other_run(self) -> ValueError:
+        return ValueError(
+            f"checkpoint directory {self._checkpoint.directory} must hold this run, "
+            "got checkpoints of another one (algorithm, privacy, model, loss, data, "
+            "initial parameters, versions or seed); name another directory, or bring "
+            "back what it began with."
+        )
 
     def _restored(self, rounds: int, **items: Any) -> Any:
         return self._manager.restore(rounds, args=self._ocp.args.Composite(**items))
@@ -191,10 +251,6 @@ class Saver:
             ) from error
 
 
-class _OtherRun(Exception):
-    """The checkpoint is of another plan."""
-
-
 def _arrays(state: PyTree) -> dict[str, np.ndarray]:
     """Returns the leaves that Orbax can store: those with elements."""
     leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(state))]
@@ -208,8 +264,12 @@ def _state(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
     )
 
 
-def _digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+def _digest_of_facts(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_arrays(arrays: dict[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         found.update(f"{name}{array.dtype}{array.shape}".encode())
         found.update(np.ascontiguousarray(array).tobytes())

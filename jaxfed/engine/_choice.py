@@ -48,7 +48,7 @@ def choose_strategy(
     Raises:
         ValueError: an unknown strategy, or more devices than JAX has.
     """
-    given = _given(strategy)
+    given = given_strategy(strategy)
     batching = algorithm.local.batching
     work = Work(data, batching)
     executor, lanes, reason = _executor(algorithm, params, data, work, given)
@@ -69,7 +69,8 @@ def choose_strategy(
     )
 
 
-def _given(strategy: Any) -> Strategy:
+def given_strategy(strategy: Any) -> Strategy:
+    """Returns what was asked for, as a strategy with some fields left open."""
     if isinstance(strategy, Strategy):
         return strategy
     check.instance(

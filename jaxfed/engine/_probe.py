@@ -10,25 +10,22 @@ import json
 import math
 import os
 import pathlib
-import platform
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 
+from jaxfed import _program
 from jaxfed.typing import Batch, FederatedAlgorithm, Params, Shared
 
 _REPEATS = 3
 _LEAST_SECONDS = 0.01  # of a timing; shorter ones are repeated in one go
 _LONG_SECONDS = 0.2
 _FILE = "strategies.json"
-_ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 class Step:
@@ -58,22 +55,15 @@ class Step:
 
     def primitives(self) -> set[str]:
         """Returns the names of all primitives in the step, inner programs included."""
-        return _primitives(self.jaxpr.jaxpr)
+        return _primitives(self.jaxpr)
 
     def fingerprint(self) -> str:
         """Returns a hash of the step's program and of what runs it."""
-        device = jax.devices()[0]
-        parts = (
-            _ADDRESS.sub("", str(self.jaxpr)),
-            device.platform,
-            device.device_kind,
-            _processor(),
-            str(jax.device_count()),
-            os.environ.get("XLA_FLAGS", ""),
-            jax.__version__,
-            jaxlib.__version__,
-        )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        found = hashlib.sha256(str(jax.device_count()).encode())
+        for part in _program.parts_of(self.jaxpr):
+            found.update(part)
+        found.update(repr(_program.machine()).encode())
+        return found.hexdigest()
 
     def seconds_in_loop(self, lanes: int) -> float:
         """Times a step of one client inside a loop of a compiled program."""
@@ -196,18 +186,6 @@ def _write(path: pathlib.Path | None, key: str, seconds: dict[str, float]) -> No
         return
 
 
-def _processor() -> str:
-    """Returns the name of the processor as far as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
 def _timed(run: Callable[[int], Any]) -> float:
     """Returns the least seconds of one step; each timing lasts long enough."""
     jax.block_until_ready(run(1))  # compile
@@ -230,19 +208,8 @@ def _seconds(run: Callable[[int], Any], count: int) -> float:
 
 def _primitives(jaxpr: Any) -> set[str]:
     found = set()
-    for equation in jaxpr.eqns:
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         found.add(equation.primitive.name)
-        for inner in _inner(equation.params.values()):
+        for inner in _program.inner_programs(equation):
             found |= _primitives(inner)
-    return found
-
-
-def _inner(values: Any) -> Sequence[Any]:
-    """Returns the programs among an equation's parameters."""
-    found = []
-    for value in values:
-        for one in value if isinstance(value, list | tuple) else [value]:
-            one = getattr(one, "jaxpr", one)
-            if hasattr(one, "eqns"):
-                found.append(one)
     return found

@@ -1,6 +1,5 @@
 """One released round: summed, paid for, noised, and only then let out."""
 
-import hashlib
 import logging
 from typing import Any
 
@@ -8,10 +7,9 @@ import jax
 import numpy as np
 
 from jaxfed import accounting, tree
-from jaxfed.data import FederatedData
-from jaxfed.data._digest import digest_of
 from jaxfed.engine import _devices
-from jaxfed.engine._checkpoint import Checkpoint
+from jaxfed.engine._checkpoint import Saver
+from jaxfed.engine._plan import sha256_of
 from jaxfed.engine._resume import Resumable
 from jaxfed.engine._run import Run
 from jaxfed.engine._simulate import noise_key
@@ -82,30 +80,20 @@ class Release:
             distance=mechanism.cost.distance,
         )
 
-    def resumable(self, params: Params, saving: Checkpoint) -> Resumable:
+    def resumable(self, params: Params, saver: Saver) -> Resumable:
         """Returns what saves this run."""
-        plan = self._paid.mechanism.run
-        assert plan is not None  # it has begun
         return Resumable(
             self._run,
             self._algorithm,
             params,
-            saving,
-            plan=plan["plan"],
+            saver,
+            plan=self._paid.identity,
             facts=self._facts,
         )
 
     def noise_key(self, index: int) -> jax.Array:
         """Returns the key that a paid round was noised with."""
         return noise_key(self._paid.noise_key(index), np.int32(index))
-
-    def accept(self, facts: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another ledger, or of a later state of this one.
-
-        Raises:
-            LedgerError: it is.
-        """
-        self._ledger.check_extends(**facts["ledger"], by="the checkpoint")
 
     def _facts(self) -> dict[str, Any]:
         ledger = self._ledger
@@ -135,21 +123,3 @@ class Release:
 
 
 _is_finite = jax.jit(tree.is_finite)
-
-
-def inputs_of(data: FederatedData, params: Params) -> bytes:
-    """Returns a digest of all that the run works on. Private."""
-    return hashlib.sha256(digest_of(data) + sha256_of(params).encode()).digest()
-
-
-def sha256_of(params: Params) -> str:
-    """Returns the hash of parameters, leaf by leaf, in hexadecimal."""
-    found = hashlib.sha256()
-
-    def add(name: str, leaf: Any) -> None:
-        array = np.asarray(leaf)
-        found.update(f"{name}{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-
-    tree.map_with_names(add, params)
-    return found.hexdigest()

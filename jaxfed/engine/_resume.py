@@ -1,7 +1,8 @@
 """What of a run is at rest between two processes, and how the second one goes on."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -16,6 +17,30 @@ from jaxfed.typing import FederatedAlgorithm, Params, PyTree
 NoiseKey = Callable[[int], jax.Array]
 
 
+@contextlib.contextmanager
+def saver_of(
+    checkpoint: Checkpoint | None, algorithm: FederatedAlgorithm, params: Params
+) -> Generator[Saver | None]:
+    """Opens what saves a run of an algorithm, before anything is spent.
+
+    Raises:
+        ValueError: clients keep state, and nobody said that it may be saved.
+        RuntimeError: the directory cannot be used.
+    """
+    if checkpoint is None:
+        yield None
+        return
+    kept = jax.eval_shape(algorithm.local.init_client, params)
+    if jax.tree.leaves(kept) and not checkpoint.client_state:
+        raise ValueError(
+            "checkpoint needs client_state=True for this algorithm, got False: "
+            "clients keep state of their own, which is as private as their data; "
+            "pass jaxfed.Checkpoint(directory=..., client_state=True) to save it."
+        )
+    with contextlib.closing(Saver(checkpoint)) as saver:
+        yield saver
+
+
 class Resumable:
     """A run that can be saved, and go on where a saved one was.
 
@@ -23,12 +48,12 @@ class Resumable:
         run: the run, before its first round.
         algorithm: what it runs.
         params: the initial parameters.
-        checkpoint: where and how often.
-        plan: the hash of what is run.
+        saver: from `saver_of`.
+        plan: the hash of what is run, and on what.
         facts: returns further public facts to save, such as the ledger's head.
 
-    Raises:
-        ValueError: clients keep state, and nobody said that it may be saved.
+    Attributes:
+        is_ended: whether a callback had ended the run that was saved.
     """
 
     def __init__(
@@ -36,70 +61,66 @@ class Resumable:
         run: Run,
         algorithm: FederatedAlgorithm,
         params: Params,
-        checkpoint: Checkpoint,
+        saver: Saver,
         *,
         plan: str,
         facts: Callable[[], dict[str, Any]] = dict,
     ):
         self._run, self._algorithm, self._params = run, algorithm, params
-        self._facts = facts
-        if jax.tree.leaves(run.state.clients) and not checkpoint.client_state:
-            raise ValueError(
-                "checkpoint needs client_state=True for this algorithm, got False: "
-                "clients keep state of their own, which is as private as their data; "
-                "pass jaxfed.Checkpoint(directory=..., client_state=True) to save it."
-            )
-        self._saver = Saver(checkpoint, plan)
-        self._last = 0
+        self._saver, self._plan, self._facts = saver, plan, facts
+        self._last, self.is_ended = 0, False
 
     def restore(
         self,
         history: History,
         noise_key: NoiseKey,
-        accept: Callable[[dict[str, Any]], None] = lambda facts: None,
-    ) -> int:
-        """Goes on from the newest checkpoint; returns how many rounds are finished.
+        *,
+        rounds: int,
+    ) -> None:
+        """Goes on from the newest checkpoint.
 
         Args:
-            history: gets the records of those rounds.
+            history: gets the records of its rounds.
             noise_key: the key that each of them was noised with.
-            accept: raises if the saved facts are not those of this run.
+            rounds: how many are asked for in all.
+
+        Raises:
+            ValueError: the checkpoint is of another run, or has more rounds.
         """
-        saved = self._saver.latest(self._at_rest())
+        saved = self._saver.latest(self._at_rest(), plan=self._plan)
         if saved is None:
-            return 0
-        accept(saved.facts)
-        kept, rounds = saved.state, saved.round
+            return
+        if saved.round > rounds:
+            raise ValueError(
+                f"rounds must be >= the {saved.round} that the checkpoint holds, got "
+                f"{rounds}; ask for as many, or name another directory."
+            )
+        kept = saved.state
         aggregator = self._algorithm.aggregator.resumed(
             self._params,
             kept["aggregator"],
-            rounds=rounds,
+            rounds=saved.round,
             noise_key=noise_key,
         )
         self._run.resume(
-            rounds, RoundState(kept["server"], aggregator, kept["clients"])
+            saved.round, RoundState(kept["server"], aggregator, kept["clients"])
         )
         state = _devices.on_first(self._run.state)
         history.state = state.server
         history.params = self._algorithm.broadcast(state.server).params
         history.rounds = [RoundRecord(**record) for record in saved.facts["records"]]
-        self._last = rounds
-        return rounds
+        self._last, self.is_ended = saved.round, saved.facts["is_ended"]
 
-    def save(self, history: History, *, now: bool) -> None:
+    def save(self, history: History, *, now: bool, is_ended: bool = False) -> None:
         """Saves if it is due, or `now` and then waits until it is written."""
         rounds = len(history.rounds)
         if rounds > self._last and (now or self._saver.is_due(rounds)):
             records = [dataclasses.asdict(record) for record in history.rounds]
-            facts = {"records": records, **self._facts()}
-            self._saver.save(rounds, self._at_rest(), facts)
+            facts = {"records": records, "is_ended": is_ended, **self._facts()}
+            self._saver.save(rounds, self._at_rest(), facts, plan=self._plan)
             self._last = rounds
         if now:
             self._saver.wait()
-
-    def close(self) -> None:
-        """Ends what goes on in the background."""
-        self._saver.close()
 
     def _at_rest(self) -> dict[str, PyTree]:
         state = _devices.on_first(self._run.state)

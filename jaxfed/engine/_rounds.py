@@ -38,12 +38,18 @@ class Step(NamedTuple):
     """What is spent after round `index`."""
 
 
-def watch_of(evaluate: Any, callbacks: Sequence[Callback], progress: bool) -> Watch:
-    """Returns who looks at a run, checked."""
+def watch_of(
+    evaluate: Any,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    *,
+    remedy: str = "pass evaluation.central(...)",
+) -> Watch:
+    """Returns who looks at a run, checked; `remedy` says what else to evaluate with."""
     check.instance((list, tuple), "pass [callback]", callbacks=callbacks)
     for callback in callbacks:
         check.function("write (history) -> bool", callback=callback)
-    return Watch(evaluations_of(evaluate), callbacks, progress)
+    return Watch(evaluations_of(evaluate, remedy), callbacks, progress)
 
 
 def run_rounds(
@@ -58,10 +64,15 @@ def run_rounds(
 ) -> None:
     """Runs the rounds that are left, and records each.
 
+    None is left if a callback had ended the run that was saved; without callbacks the
+    run goes on.
+
     Raises:
         SystemExit: the process was told to stop (SIGTERM) and everything is saved.
     """
     first = len(history.rounds)
+    if resumable is not None and resumable.is_ended and watch.callbacks:
+        rounds = first
     stopping = _preemption.watched() if resumable else contextlib.nullcontext(_never)
     with stopping as is_stopped, _progress.bar(rounds, show=watch.progress) as report:
         for record in history.rounds:
@@ -73,7 +84,8 @@ def run_rounds(
             must_stop = is_stopped()
             if resumable is not None:
                 is_last = is_ended or index == rounds - 1
-                resumable.save(history, now=is_last or must_stop)
+                now = is_last or must_stop
+                resumable.save(history, now=now, is_ended=is_ended)
             if must_stop or is_stopped():  # also while it was being saved
                 sys.exit(_preemption.EXIT_CODE)
             if is_ended:
@@ -124,13 +136,15 @@ def _ended(history: History, watch: Watch) -> bool:
     return True
 
 
-def evaluations_of(evaluate: Any) -> list[Evaluate]:
+def evaluations_of(
+    evaluate: Any, remedy: str = "pass evaluation.central(...)"
+) -> list[Evaluate]:
     """Returns one or several evaluations as a list."""
     if evaluate is None:
         return []
     several = evaluate if isinstance(evaluate, list | tuple) else [evaluate]
     for one in several:
-        check.function("pass evaluation.central(...)", evaluate=one)
+        check.function(remedy, evaluate=one)
     return list(several)
 
 

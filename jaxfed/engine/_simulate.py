@@ -5,8 +5,6 @@ exact values. Its epsilon is what a real run of the same mechanism would spend.
 """
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,12 @@ from jaxfed.engine import _checkpoint, _devices
 from jaxfed.engine._checkpoint import Checkpoint
 from jaxfed.engine._choice import choose_strategy
 from jaxfed.engine._history import History
-from jaxfed.engine._resume import Resumable
+from jaxfed.engine._plan import inputs_of, plan_of, program_of
+from jaxfed.engine._resume import Resumable, saver_of
 from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
+from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
 
@@ -79,26 +79,37 @@ def simulate(
     params = checked_params(params)
     arrays = host_arrays(data)
     validate_run(algorithm, data, arrays, params, rounds)
-    chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
-    history = History(
-        algorithm=repr(algorithm),
-        privacy=privacy,
-        params=params,
-        strategy=chosen.explain(),
-    )
-    run = Run(algorithm, data, arrays, params, root, rounds, chosen)
-    epsilons = privacy.epsilon_curve(rounds)
-    step = Step(
-        run=lambda index: _private_facts(run.one_round(index), index),
-        epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
-    )
+    for evaluation in watch.evaluations:
+        if isinstance(evaluation, Evaluation):
+            evaluation.validate(rounds=rounds)
     with contextlib.ExitStack() as exits:
+        saver = exits.enter_context(saver_of(saving, algorithm, params))
+        chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
+        history = History(
+            algorithm=repr(algorithm),
+            privacy=privacy,
+            params=params,
+            strategy=chosen.explain(),
+        )
+        run = Run(algorithm, data, arrays, params, root, rounds, chosen)
+        epsilons = privacy.epsilon_curve(rounds)
+        step = Step(
+            run=lambda index: _private_facts(run.one_round(index), index),
+            epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
+        )
         resumable = None
-        if saving is not None:
-            plan = plan_of(algorithm, params, seed=seed)
-            resumable = Resumable(run, algorithm, params, saving, plan=plan)
-            exits.callback(resumable.close)
-            resumable.restore(history, lambda index: noise_key(root, np.int32(index)))
+        if saver is not None:
+            plan = plan_of(
+                algorithm,
+                params,
+                seed=seed,
+                inputs=inputs_of(data, params).hex(),
+                program=program_of(algorithm, params, data).hex(),
+            )
+            resumable = Resumable(run, algorithm, params, saver, plan=plan)
+            resumable.restore(
+                history, lambda index: noise_key(root, np.int32(index)), rounds=rounds
+            )
         run_rounds(
             step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
         )
@@ -121,20 +132,6 @@ def checked_call(algorithm: Any, data: Any, rounds: Any) -> Privacy:
         "pass privacy.central(...), or privacy.none(...) to run without",
         privacy=algorithm.aggregator,
     )
-
-
-def plan_of(algorithm: FederatedAlgorithm, params: Params, **facts: Any) -> str:
-    """Returns a public hash of what is run: algorithm, privacy, and model shape."""
-    shapes: dict[str, Any] = {}
-
-    def note(name: str, leaf: jax.Array) -> None:
-        shapes[name] = [str(leaf.dtype), *leaf.shape]
-
-    tree.map_with_names(note, params)
-    privacy = algorithm.aggregator.to_dict()
-    values = {"algorithm": repr(algorithm), "privacy": privacy, "params": shapes}
-    text = json.dumps(values | facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @jax.jit

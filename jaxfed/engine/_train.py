@@ -13,23 +13,26 @@ from pathlib import Path
 import jax
 
 from jaxfed import _check as check
+from jaxfed import _program
+from jaxfed.accounting import BudgetExhausted
 from jaxfed.data import FederatedData
 from jaxfed.engine import _checkpoint
-from jaxfed.engine._checkpoint import Checkpoint
-from jaxfed.engine._choice import choose_strategy
+from jaxfed.engine._checkpoint import Checkpoint, Saver
+from jaxfed.engine._choice import choose_strategy, given_strategy
 from jaxfed.engine._history import History, LedgerFacts
-from jaxfed.engine._release import Release, inputs_of
+from jaxfed.engine._plan import inputs_of, plan_of, program_of
+from jaxfed.engine._release import Release
+from jaxfed.engine._resume import Resumable, saver_of
 from jaxfed.engine._rounds import Callback, Step, Watch, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._simulate import (
     checked_call,
     checked_params,
-    plan_of,
     validate_run,
 )
 from jaxfed.engine._strategy import Strategy
-from jaxfed.evaluation import Evaluation
-from jaxfed.ledger import Ledger, LedgerError, Mechanism
+from jaxfed.evaluation import RELEASED, Evaluation
+from jaxfed.ledger import Ledger, LedgerError, Mechanism, PaidRun
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params
 
@@ -93,28 +96,33 @@ def train(
     """
     privacy = checked_call(algorithm, data, rounds)
     _check_privacy(privacy)
-    watch = watch_of(evaluate, callbacks, progress)
-    _check_evaluations(watch)
+    watch = watch_of(evaluate, callbacks, progress, remedy=RELEASED)
     saving = _checkpoint.checked(checkpoint)
-    check.instance(str, "name the run in a few words", name=name)
+    check.name("name the run in a few words", name=name)
     check.instance((Ledger, str, Path), "pass its path", ledger=ledger)
     _check_one_host()
     params = checked_params(params)
     arrays = host_arrays(data)
     validate_run(algorithm, data, arrays, params, rounds)
     with contextlib.ExitStack() as exits:
+        saver = exits.enter_context(saver_of(saving, algorithm, params))
         if not isinstance(ledger, Ledger):
             ledger = exits.enter_context(Ledger.open(ledger))
-        reported = dataclasses.replace(privacy, delta=ledger.terms.delta)
-        mechanism = _mechanism(ledger, privacy, rounds, name)
-        chosen = _strategy(algorithm, data, params, strategy, mechanism)
-        paid = ledger.begin(
-            mechanism,
-            plan=plan_of(algorithm, params),
-            inputs=inputs_of(data, params),
-            strategy={field: getattr(chosen, field) for field in _STRATEGY}
-            | {"devices": chosen.devices or jax.device_count()},
+        _check_evaluations(watch, rounds, ledger)
+        _check_ledger(ledger, saver)
+        begun = _begun(ledger, privacy, rounds, name)
+        chosen = _strategy(algorithm, data, params, strategy, begun)
+        # all that can be refused without a budget was checked before it is planned
+        paid = _begin(
+            begun or _planned(ledger, privacy, rounds, name),
+            ledger,
+            algorithm,
+            data,
+            params,
+            chosen,
         )
+        paid.check_fits(rounds)
+        reported = dataclasses.replace(privacy, delta=ledger.terms.delta)
         history = History(
             algorithm=repr(algorithm),
             privacy=reported,
@@ -126,15 +134,16 @@ def train(
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
         exits.callback(_note, history, ledger)
         release = Release(algorithm, run, paid, ledger, reported, rounds)
-        resumable = None
-        if saving is not None:
-            resumable = release.resumable(params, saving)
-            exits.callback(resumable.close)
-            resumable.restore(history, release.noise_key, release.accept)
+        resumable = None if saver is None else release.resumable(params, saver)
+        if resumable is not None:
+            resumable.restore(history, release.noise_key, rounds=rounds)
         step = Step(run=release.one_round, epsilon=release.epsilon)
-        run_rounds(
-            step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
-        )
+        try:
+            run_rounds(
+                step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
+            )
+        except BudgetExhausted as error:
+            raise _exhausted(error, history, resumable) from error
     return history
 
 
@@ -151,14 +160,24 @@ def _check_privacy(privacy: Privacy) -> None:
         )
 
 
-def _check_evaluations(watch: Watch) -> None:
+def _check_evaluations(watch: Watch, rounds: int, ledger: Ledger) -> None:
     for one in watch.evaluations:
-        if not (isinstance(one, Evaluation) and one.is_released):
+        if not isinstance(one, Evaluation):
             raise ValueError(
-                f"evaluate must release public values alone, got {one!r}, which shows "
-                "exact ones; pass evaluation.public(...) for examples that are public, "
-                "or queries.evaluation(..., ledger=ledger) for clients'."
+                f"evaluate must release public values alone, got {one!r}, of which "
+                f"nobody knows what it shows; {RELEASED}."
             )
+        one.validate(rounds=rounds, ledger=ledger)
+
+
+def _check_ledger(ledger: Ledger, saver: Saver | None) -> None:
+    """Refuses checkpoints of another ledger, or of a later state of this one.
+
+    A simulation's, which names none, is refused by its plan.
+    """
+    for facts in {} if saver is None else saver.facts.values():
+        if facts is not None and "ledger" in facts:
+            ledger.check_extends(**facts["ledger"], by="the checkpoint")
 
 
 def _check_one_host() -> None:
@@ -169,12 +188,13 @@ def _check_one_host() -> None:
         )
 
 
-def _mechanism(ledger: Ledger, privacy: Privacy, rounds: int, name: str) -> Mechanism:
-    """Returns the run's mechanism in the ledger, planned now or before."""
+def _begun(
+    ledger: Ledger, privacy: Privacy, rounds: int, name: str
+) -> Mechanism | None:
+    """Returns the mechanism that was planned for the run before, if it was."""
     found = next((m for m in ledger.mechanisms if m.name == name), None)
     if found is None:
-        planned = max(rounds, getattr(privacy, "rounds", None) or 1)
-        return ledger.plan(privacy, planned, name=name)
+        return None
     if rounds > found.cost.rounds:
         raise ValueError(
             f"rounds must be <= the {found.cost.rounds} that {name!r} was planned for, "
@@ -189,19 +209,67 @@ def _mechanism(ledger: Ledger, privacy: Privacy, rounds: int, name: str) -> Mech
     return found
 
 
+def _planned(ledger: Ledger, privacy: Privacy, rounds: int, name: str) -> Mechanism:
+    """Plans the mechanism of a run."""
+    planned = max(rounds, getattr(privacy, "rounds", None) or 1)
+    return ledger.plan(privacy, planned, name=name)
+
+
+def _begin(
+    mechanism: Mechanism,
+    ledger: Ledger,
+    algorithm: FederatedAlgorithm,
+    data: FederatedData,
+    params: Params,
+    chosen: Strategy,
+) -> PaidRun:
+    """Begins the run in its ledger, or goes on with it."""
+    strategy = {field: getattr(chosen, field) for field in _STRATEGY}
+    strategy["devices"] = chosen.devices or jax.device_count()
+    return ledger.begin(
+        mechanism,
+        plan=plan_of(algorithm, params),
+        inputs=inputs_of(data, params),
+        program=program_of(algorithm, params, data, chosen.batch_widths),
+        execution={"strategy": strategy, "machine": _program.machine()},
+    )
+
+
 def _strategy(
     algorithm: FederatedAlgorithm,
     data: FederatedData,
     params: Params,
     strategy: str | Strategy,
-    mechanism: Mechanism,
+    mechanism: Mechanism | None,
 ) -> Strategy:
-    """Returns the strategy, which a run keeps: it decides on the last bits of sums."""
-    begun = None if mechanism.run is None else mechanism.run["strategy"]
-    if begun is None or strategy != "auto":
-        return choose_strategy(algorithm, data, params=params, strategy=strategy)
-    kept = Strategy(**begun, reason="as this run began")
-    return choose_strategy(algorithm, data, params=params, strategy=kept)
+    """Returns the strategy, which a run keeps: it decides on the last bits of sums.
+
+    One that was given and differs from it is taken instead; what is not given is kept.
+    """
+    run = None if mechanism is None else mechanism.run
+    if run is not None:
+        begun = run["execution"]["strategy"]
+        given = dataclasses.asdict(given_strategy(strategy))
+        if strategy == "auto" or all(given[n] in (None, begun[n]) for n in _STRATEGY):
+            widths = given["batch_widths"]
+            reason = "as this run began"
+            strategy = Strategy(**begun, batch_widths=widths, reason=reason)
+    return choose_strategy(algorithm, data, params=params, strategy=strategy)
+
+
+def _exhausted(
+    error: BudgetExhausted, history: History, resumable: Resumable | None
+) -> BudgetExhausted:
+    """Returns what ends a run on the way; its rounds are not lost."""
+    finished = len(history.rounds)
+    if not finished:
+        return error
+    if resumable is not None:
+        resumable.save(history, now=True)
+    return BudgetExhausted(
+        f"{error} The first {finished} rounds were released before: the same call with "
+        f"rounds={finished} returns them, and spends nothing."
+    )
 
 
 def _note(history: History, ledger: Ledger) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from jaxfed import _check as check
 from jaxfed.ledger import _anchor, _opening, _rows
 from jaxfed.ledger._book import MANY, Book, checked_terms
-from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
 from jaxfed.ledger._opening import Opened
 from jaxfed.ledger._owner import Owner
@@ -195,8 +194,9 @@ class Ledger:
                 ledger that is not adaptive; the message says how much would fit.
             ValueError: it has another unit, or no proof under this relation.
         """
-        name = name or f"mechanism {len(self.mechanisms) + 1}"
-        check.instance(str, "name the mechanism in a few words", name=name)
+        if name is None:
+            name = f"mechanism {len(self.mechanisms) + 1}"
+        check.name("name the mechanism in a few words", name=name)
         if self._book.named(name) is not None:
             raise ValueError(
                 f"name must be new in this ledger, got {name!r}; give it another one."
@@ -239,7 +239,8 @@ class Ledger:
         *,
         plan: str,
         inputs: bytes,
-        strategy: dict[str, Any] | None = None,
+        program: bytes,
+        execution: dict[str, Any],
     ) -> PaidRun:
         """Begins a run of a planned mechanism, or goes on with the one that began.
 
@@ -248,34 +249,37 @@ class Ledger:
             plan: a public SHA-256 of what is run.
             inputs: a digest of all that it runs on, data included; private. The entry
                 holds an HMAC of it.
-            strategy: public facts about how it is executed, to go on alike.
+            program: a digest of the code that computes the sums, kept in the same way.
+            execution: public facts about what computes it, such as versions. Where they
+                changed, the run goes on, but no earlier round is repeated for nothing.
 
         Raises:
-            LedgerError: the run began with another plan, or on other data.
+            LedgerError: the run began with another plan or program, or on other data.
         """
         self._writer.owned(mechanism)
         facts = {
             "mechanism": mechanism.number,
             "plan": plan,
             "inputs": self._owner.sealed(inputs),
-            "strategy": strategy or {},
+            "program": self._owner.sealed(b"program" + program),
+            "execution": execution,
         }
-        if mechanism.run is None:
-            if mechanism.charges:
-                raise ValueError(
-                    f"mechanism {mechanism.name!r} was charged one release at a time; "
-                    "plan one of its own for a run, under another name."
-                )
+        if mechanism.run is None and mechanism.charges:
+            raise ValueError(
+                f"mechanism {mechanism.name!r} was charged one release at a time; "
+                "plan one of its own for a run, under another name."
+            )
+        if mechanism.run is None or mechanism.is_other_run(facts):
             with self._writer.transaction() as written:
                 self._writer.append(written, "run", facts)
-        elif any(mechanism.run[part] != facts[part] for part in ("plan", "inputs")):
-            what = "plan" if mechanism.run["plan"] != plan else "data or parameters"
-            raise LedgerError(
-                f"run {mechanism.name!r} must go on as it began, but its {what} "
-                "changed; bring back what it began with, or start another run under "
-                "another name, which spends anew."
-            )
         return PaidRun(self, mechanism)
+
+    def may_begin(self, mechanism: Mechanism, *, plan: str, inputs: bytes) -> bool:
+        """Returns whether a mechanism is unused, or that of such a run; see `begin`."""
+        run = mechanism.run
+        if run is None:
+            return not mechanism.charges
+        return (run["plan"], run["inputs"]) == (plan, self._owner.sealed(inputs))
 
     @contextlib.contextmanager
     def spending(

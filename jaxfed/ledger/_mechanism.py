@@ -4,8 +4,16 @@ import dataclasses
 from typing import Any
 
 from jaxfed.ledger import _codec
+from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._rows import Entry
 from jaxfed.privacy import Cost
+
+# what a run keeps to its end, and how people call it
+_SAME = {
+    "plan": "its algorithm, privacy or model shape",
+    "inputs": "its data or initial parameters",
+    "program": "its code (loss, model or optimizer)",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +43,7 @@ class Mechanism:
         number: the entry that named it.
         name: for people; no other mechanism of the ledger has it.
         cost: what all planned rounds cost.
-        run: the facts of the run that uses it, or None.
+        run: the latest facts of the run that uses it, or None.
         charges: every release, in order.
     """
 
@@ -75,6 +83,25 @@ class Mechanism:
         if round_index in self._latest:  # the same clients once more
             return 1
         return self.cost.uses(self.rounds + 1) - self.cost.uses(self.rounds)
+
+    def is_other_run(self, facts: dict[str, Any]) -> bool:
+        """Returns whether the run that began is executed otherwise by now.
+
+        Raises:
+            LedgerError: it is not the run that began.
+        """
+        run = self.run or {}
+        changed = [name for name in _SAME if run[name] != facts[name]]
+        is_moved = run["execution"] != facts["execution"]
+        if is_moved and changed == ["program"]:  # other versions trace otherwise
+            changed = []
+        if changed:
+            raise LedgerError(
+                f"run {self.name!r} must go on as it began, but {_SAME[changed[0]]} "
+                "changed; bring back what it began with, or start another run under "
+                "another name, which spends anew."
+            )
+        return is_moved
 
     def add(self, charge: Charge) -> None:
         """Counts a release."""

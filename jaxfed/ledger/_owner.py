@@ -43,7 +43,9 @@ class Owner:
         """Returns what binds a charge to its sum; without the secret it says nothing.
 
         It binds mechanism, round and attempt, so that equal sums of two charges do not
-        show as equal, and the plan of the mechanism's run and its data.
+        show as equal, and all that the mechanism's run is made of. What another program
+        or machine summed is another sum, whatever it is: nobody learns whether two
+        programs give the same one.
         """
         check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
         place = {
@@ -51,7 +53,7 @@ class Owner:
             "round": round_index,
             "attempt": attempt,
         }
-        run = _rows.canonical(_identity(mechanism) | place).encode("ascii")
+        run = _rows.canonical((mechanism.run or {}) | place).encode("ascii")
         message = hashlib.sha256(run).digest() + inputs
         return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
 
@@ -98,6 +100,6 @@ class Owner:
 
 
 def _identity(mechanism: Mechanism) -> dict[str, Any]:
-    """Returns what tells a run from others, however it is executed."""
+    """Returns what tells a run from others, whatever executes it."""
     run = mechanism.run or {}
     return {name: run[name] for name in ("plan", "inputs") if name in run}

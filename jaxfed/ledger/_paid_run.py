@@ -1,6 +1,7 @@
 """A run that a ledger pays for: its keys, and its place in the ledger."""
 
 import contextlib
+import hashlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import jax
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Mechanism
 from jaxfed.ledger._permit import Permit
+from jaxfed.ledger._rows import canonical
 
 if TYPE_CHECKING:
     from jaxfed.ledger._ledger import Ledger
@@ -25,9 +27,25 @@ class PaidRun:
         self._ledger, self.mechanism = ledger, mechanism
 
     @property
-    def rounds_paid(self) -> int:
-        """How many rounds were released, also by processes before this one."""
-        return self.mechanism.rounds
+    def identity(self) -> str:
+        """A public hash that no other run has: of its ledger, place, plan and data."""
+        run = self.mechanism.run or {}
+        values = {name: run[name] for name in ("mechanism", "plan", "inputs")}
+        text = canonical(values | {"ledger": self._ledger.identity})
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def check_fits(self, rounds: int) -> None:
+        """Refuses so many rounds in all, those that were paid included.
+
+        Raises:
+            BudgetExhausted: they do not fit; nothing was spent.
+        """
+        left = rounds - self.mechanism.rounds
+        if left > 0:
+            uses = self.mechanism.cost.uses(rounds) - self.mechanism.cost.uses(
+                self.mechanism.rounds
+            )
+            self._ledger._book.budget.check(self.mechanism, uses)
 
     def index_of(self, about: str) -> int:
         """Returns the round that was about something, or the next one.

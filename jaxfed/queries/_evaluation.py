@@ -6,6 +6,7 @@ Metrics reported beside a private model without noise are outside its guarantee.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,31 @@ class PrivateEvaluation(Evaluation):
     looks: int
     """How many releases are planned and accounted for."""
     answers: list[Answer]
-    """What was released, in order; the costs of all of it are one event each."""
+    """What this object released, in order; the costs of all of it are one event each.
+    Looks that a process before this one took are in the ledger alone."""
+    ledger: Ledger | None = None
+    """What pays for the looks; None in a simulation."""
+
+    def validate(self, *, rounds: int, ledger: Ledger | None = None) -> None:
+        """Checks that enough looks are planned, and that the run's ledger pays.
+
+        Raises:
+            ValueError: they are not, or another one or none pays.
+        """
+        wanted = math.ceil(rounds / self.every)
+        if wanted > self.looks:
+            raise ValueError(
+                f"looks must be >= the {wanted} that {rounds} rounds take with every="
+                f"{self.every}, got {self.looks}; plan more, or look less often."
+            )
+        if ledger is not None and self.ledger is not ledger:
+            payer = "a key" if self.ledger is None else repr(self.ledger.path.name)
+            raise ValueError(
+                "evaluate must be paid by the run's own ledger, "
+                f"{ledger.path.name!r}, got one that {payer} serves; pass one open "
+                "Ledger to both: "
+                "queries.evaluation(..., ledger=ledger)."
+            )
 
     @property
     def event(self) -> "DpEvent":
@@ -132,7 +157,9 @@ def evaluation(
                 )
             asked, own = repr(("evaluation", limits, weighting, digest.hex())), source
             if isinstance(source, Paid):  # one mechanism for all looks
-                asked, own = kind, source._replace(about=digest.hex())
+                program = predict.program_of(params)
+                about = source.ledger.tag(digest + program)
+                asked, own = kind, source._replace(about=about)
             answers.append(
                 _released(predict(params), limits, data, privacy, weighting, asked, own)
             )
@@ -142,7 +169,7 @@ def evaluation(
     return PrivateEvaluation(
         compute=compute,
         every=every,
-        is_released=isinstance(source, Paid),
+        ledger=ledger,
         privacy=privacy,
         looks=looks,
         answers=answers,

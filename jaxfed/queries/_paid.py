@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed import _program
 from jaxfed.data import FederatedData
 from jaxfed.data._digest import digest_of as data_digest_of
-from jaxfed.ledger import Ledger, Mechanism
+from jaxfed.ledger import BudgetExhausted, Ledger, LedgerError, Mechanism
 from jaxfed.privacy import Central
 
 
@@ -61,14 +62,37 @@ def planned(
     """Returns the query's mechanism in its ledger, and a digest of its data.
 
     The same question about the same data is the same mechanism; new data is another
-    one, which is paid anew.
+    one, which is paid anew. One that was planned ahead under the query's plain name
+    serves the first such query.
     """
     ledger, digest = paid.ledger, data_digest_of(data)
-    asked = f"{question}|{privacy.to_json()}".encode()
-    tag = ledger.tag(hashlib.sha256(asked).digest() + digest)
-    name = f"{paid.name} [{tag}]"
-    found = next((m for m in ledger.mechanisms if m.name == name), None)
-    return found or ledger.plan(privacy, paid.looks, name=name), digest
+    plan = _plan_of(question, privacy)
+    name = f"{paid.name} [{ledger.tag(bytes.fromhex(plan) + digest)}]"
+    known = {mechanism.name: mechanism for mechanism in ledger.mechanisms}
+    ahead = known.get(paid.name)
+    if ahead is not None and ledger.may_begin(ahead, plan=plan, inputs=digest):
+        wanted = privacy.cost(ahead.cost.rounds, relation=ledger.terms.relation)
+        if wanted != ahead.cost:
+            raise LedgerError(
+                f"mechanism {paid.name!r} must cost what was planned, but this privacy "
+                "object costs something else; pass the one it was planned with."
+            )
+        return ahead, digest
+    return known.get(name) or _planned_now(paid, privacy, name), digest
+
+
+def _planned_now(paid: Paid, privacy: Central, name: str) -> Mechanism:
+    try:
+        return paid.ledger.plan(privacy, paid.looks, name=name)
+    except BudgetExhausted as error:
+        raise BudgetExhausted(
+            f"{error} A query is planned ahead under its plain name: "
+            f"ledger.plan(privacy, {paid.looks}, name={paid.name!r})."
+        ) from error
+
+
+def _plan_of(question: str, privacy: Central) -> str:
+    return hashlib.sha256(f"{question}|{privacy.to_json()}".encode()).hexdigest()
 
 
 def released(
@@ -93,8 +117,13 @@ def released(
         release: noises that sum with a key.
     """
     mechanism, digest = planned(paid, question, data, privacy)
-    plan = hashlib.sha256(f"{question}|{privacy.to_json()}".encode()).hexdigest()
-    run = paid.ledger.begin(mechanism, plan=plan, inputs=digest)
+    run = paid.ledger.begin(
+        mechanism,
+        plan=_plan_of(question, privacy),
+        inputs=digest,
+        program=b"",  # the library's own, whose version is among the machine's
+        execution={"machine": _program.machine()},
+    )
     index = run.index_of(paid.about)
     attempt = run.attempt(index)
     found = total(run.key(attempt), index)

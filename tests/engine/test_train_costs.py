@@ -11,6 +11,7 @@ from tests.engine.paid import (
     CLIENTS,
     CYCLIC,
     FIXED,
+    PARAMS,
     POISSON,
     averaging,
     bits,
@@ -112,9 +113,16 @@ def test_an_adaptive_ledger_stops_in_the_middle(data, tmp_path):
     path = ledger(tmp_path, epsilon=20.0, adaptive=True)
     with Ledger.open(path, read_only=True) as opened:
         left = opened.remaining(ADAPTIVE)
-    assert left > 0
-    with pytest.raises(BudgetExhausted, match="0 would"):
-        train(data, path, rounds=left + 5)
+    assert left > 2
+    with Ledger.open(path) as opened:
+        opened.charge(ADAPTIVE, name="before")
+
+        def spends(history):
+            if len(history.rounds) == 1:
+                opened.charge(ADAPTIVE, name="meanwhile")
+
+        with pytest.raises(BudgetExhausted):
+            train(data, opened, rounds=left - 1, callbacks=[spends])
     assert kinds(path).count("charge") == left
 
 
@@ -145,3 +153,37 @@ def test_two_runs_and_a_query_share_a_ledger(data, tmp_path):
         names = [m.name.split(" [")[0] for m in opened.mechanisms]
         assert names == ["one", "two", "evaluation of hit"]
         assert [len(m.charges) for m in opened.mechanisms] == [2, 2, 2]
+
+
+def test_evaluations_are_paid_by_the_ledger_of_the_run(data, tmp_path):
+    full = central(jf.sampling.Full(population=CLIENTS), jf.clipping.Fixed(norm=3.0))
+
+    def looks(ledger, count):
+        return jf.queries.evaluation(
+            lambda params, rows: {"hit": rows["y"]},
+            data,
+            bounds={"hit": (0, 1)},
+            privacy=full,
+            looks=count,
+            **({"key": jf.keys.simulated(1)} if ledger is None else {"ledger": ledger}),
+        )
+
+    budget = {"epsilon": 99.0, "delta": 1e-3}
+    with (
+        Ledger.create(tmp_path / "a.db", **budget) as ours,
+        Ledger.create(tmp_path / "b.db", **budget) as theirs,
+    ):
+        for evaluate, match in (
+            (looks(theirs, 4), "got one that 'b.db' serves"),
+            (looks(None, 4), "got one that a key serves"),
+            (looks(ours, 3), "looks must be >= the 4 that 4 rounds take with every=1"),
+            (3, "evaluation.public"),
+            (lambda params: {"x": 1.0}, "release public values alone"),
+        ):
+            entries = len(ours.history())
+            with pytest.raises((TypeError, ValueError), match=match):
+                train(data, ours, evaluate=evaluate)
+            assert len(ours.history()) == entries
+        options = {"params": PARAMS, "rounds": 4, "seed": 1, "progress": False}
+        with pytest.raises(ValueError, match="looks must be >= the 4"):
+            jf.simulate(averaging(), data, evaluate=looks(None, 3), **options)

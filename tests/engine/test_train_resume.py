@@ -13,9 +13,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 import jaxfed as jf
+from jaxfed import _program
 from jaxfed.engine import _run
 from jaxfed.engine._run import Run
-from jaxfed.ledger import Ledger, LedgerError
+from jaxfed.ledger import BudgetExhausted, Ledger, LedgerError
 from tests.engine.paid import (
     ADAPTIVE,
     CYCLIC,
@@ -155,19 +156,169 @@ def test_other_data_are_refused(data, tmp_path):
     train(data, path)
     changed = {**data.arrays, "x": data.arrays["x"] + 1e-3}
     other = dataclasses.replace(data, arrays=changed)
-    with pytest.raises(LedgerError, match="its data or parameters changed"):
+    with pytest.raises(LedgerError, match="its data or initial parameters changed"):
         train(other, path)
-    with pytest.raises(LedgerError, match="its data or parameters changed"):
+    with pytest.raises(LedgerError, match="its data or initial parameters changed"):
         train(data, path, params={"w": jnp.ones(DIMENSION)})
     louder = dataclasses.replace(ADAPTIVE, noise=jf.noise.Gaussian(multiplier=2.0))
     with pytest.raises(LedgerError, match="must cost what was planned"):
         train(data, path, averaging(louder))
-    with pytest.raises(LedgerError, match="its plan changed"):
+    with pytest.raises(LedgerError, match="algorithm, privacy or model shape changed"):
         train(data, path, averaging(central()))
     slow = jf.clients.sgd(loss, optax.sgd(0.1), epochs=2, batch_size=2)
-    with pytest.raises(LedgerError, match="its plan changed"):
+    with pytest.raises(LedgerError, match="algorithm, privacy or model shape changed"):
         train(data, path, averaging(local=slow))
     assert kinds(path).count("charge") == 4
+
+
+def another_loss(params, batch, key):
+    found, metrics = loss(params, batch, key)
+    return found + 0.0 * params["w"].sum(), metrics
+
+
+PROGRAMS = {
+    "learning rate": averaging(
+        local=jf.clients.sgd(loss, optax.sgd(0.2), epochs=1, batch_size=2)
+    ),
+    "loss": averaging(
+        local=jf.clients.sgd(another_loss, optax.sgd(0.1), epochs=1, batch_size=2)
+    ),
+    "server optimizer": jf.algorithms.fedavg(
+        LOCAL, ADAPTIVE, server_optimizer=optax.sgd(0.5, momentum=0.8)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_another_program_is_refused(what, is_saved, data, tmp_path):
+    path, saved = ledger(tmp_path), tmp_path / "saved"
+    options = {"checkpoint": saved} if is_saved else {}
+    with pytest.raises(Killed):
+        train(data, path, callbacks=[dies_after(2)], **options)
+    before = kinds(path)
+    with pytest.raises(LedgerError, match=r"its code \(loss, model or optimizer\) cha"):
+        train(data, path, PROGRAMS[what], **options)
+    assert kinds(path) == before
+    whole = train(data, path, **options)
+    assert len(whole.rounds) == 4
+    simulated = {"params": PARAMS, "rounds": 4, "seed": 1, "progress": False}
+    jf.simulate(averaging(), data, checkpoint=tmp_path / "other", **simulated)
+    with pytest.raises(ValueError, match="must hold this run"):
+        jf.simulate(PROGRAMS[what], data, checkpoint=tmp_path / "other", **simulated)
+
+
+def test_a_newer_version_goes_on_and_repeats_nothing_for_free(
+    data, tmp_path, monkeypatch
+):
+    path, saved = ledger(tmp_path), jf.Checkpoint(directory=tmp_path / "s", every=2)
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=10, name="training")
+    with pytest.raises(Killed):
+        train(data, path, rounds=6, checkpoint=saved, callbacks=[dies_after(4)])
+    machine = _program.machine
+    monkeypatch.setattr(_program, "machine", lambda: machine() | {"jax": "9.9"})
+    train(data, path, rounds=6, checkpoint=saved)
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+    # of 4 rounds that were paid the checkpoint had 2
+    assert [c.round for c in mechanism.charges] == [0, 1, 2, 3, 2, 3, 4, 5]
+    assert [c.attempt for c in mechanism.charges] == [0, 0, 0, 0, 1, 1, 0, 0]
+    assert kinds(path).count("run") == 2
+
+
+def test_a_run_that_a_callback_ended_stays_ended(data, tmp_path):
+    path, saved = ledger(tmp_path), tmp_path / "saved"
+    for simulated in (False, True):
+        patience = iter([False, False, True, False, False, False])
+        options = {"rounds": 6, "checkpoint": saved / str(simulated)}
+
+        def run(callbacks, options=options, simulated=simulated):
+            options = options | {"callbacks": callbacks, "progress": False}
+            if not simulated:
+                return train(data, path, **options)
+            return jf.simulate(averaging(), data, params=PARAMS, seed=1, **options)
+
+        stop = lambda history: next(patience)  # noqa: B023, E731
+        first, again = run([stop]), run([stop])
+        assert len(first.rounds) == len(again.rounds) == 3
+        assert bits(first.state) == bits(again.state)
+        assert len(run([]).rounds) == 6
+    assert kinds(path).count("charge") == 6
+
+
+def test_fewer_rounds_than_were_saved_are_refused(data, tmp_path):
+    path, saved = ledger(tmp_path), tmp_path / "saved"
+    train(data, path, checkpoint=saved)
+    with pytest.raises(ValueError, match="must be >= the 4 that the checkpoint holds"):
+        train(data, path, rounds=2, checkpoint=saved)
+    assert len(train(data, path, rounds=2).rounds) == 2
+
+
+def test_a_checkpoint_of_another_run_of_the_same_ledger_is_refused(data, tmp_path):
+    path, saved = ledger(tmp_path, epsilon=18.0, adaptive=True), tmp_path / "saved"
+    train(data, path, checkpoint=saved)
+    with pytest.raises(ValueError, match="must hold this run"):
+        train(data, path, checkpoint=saved, name="second")
+    assert kinds(path).count("charge") == 4
+
+
+def test_a_simulation_of_other_data_is_refused(data, tmp_path):
+    options = {"rounds": 2, "seed": 1, "progress": False, "checkpoint": tmp_path / "s"}
+    jf.simulate(averaging(), data, params=PARAMS, **options)
+    changed = {**data.arrays, "x": data.arrays["x"] + 1e-3}
+    other = dataclasses.replace(data, arrays=changed)
+    with pytest.raises(ValueError, match="must hold this run"):
+        jf.simulate(averaging(), other, params=PARAMS, **options)
+    with pytest.raises(ValueError, match="must hold this run"):
+        jf.simulate(averaging(), data, params={"w": jnp.ones(DIMENSION)}, **options)
+
+
+def test_nothing_is_planned_for_a_call_that_is_refused(data, tmp_path):
+    path, other = ledger(tmp_path), tmp_path / "other"
+    other.mkdir()
+    other_path = ledger(other)
+    train(data, other_path, checkpoint=other / "saved")
+    (tmp_path / "file").write_text("in the way")
+    before = kinds(path)
+    for match, options in (
+        ("must name a directory", {"checkpoint": tmp_path / "file"}),
+        ("edited, forked or swapped", {"checkpoint": other / "saved"}),
+        ("name must not be empty", {"name": " "}),
+        ("strategy must be one of", {"strategy": "lop"}),
+        ("release public values alone", {"evaluate": lambda params: {}}),
+    ):
+        with pytest.raises((ValueError, LedgerError), match=match):
+            train(data, path, **options)
+        assert kinds(path) == before
+
+
+def test_rounds_that_do_not_all_fit_are_refused_before_the_first(data, tmp_path):
+    path = ledger(tmp_path, epsilon=20.0, adaptive=True)
+    with Ledger.open(path) as opened:
+        fits = opened.remaining(ADAPTIVE)
+        assert 2 <= fits < 100
+        with pytest.raises(BudgetExhausted):
+            train(data, opened, rounds=fits + 1)
+        assert opened.epsilon() == 0.0
+
+
+def test_a_budget_that_ends_on_the_way_loses_nothing(data, tmp_path):
+    path, saved = ledger(tmp_path, epsilon=20.0, adaptive=True), tmp_path / "saved"
+
+    def spends(history):
+        if len(history.rounds) == 2:
+            while opened.remaining(ADAPTIVE):
+                opened.charge(ADAPTIVE, name="others")
+
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=1000, name="others")
+        with pytest.raises(BudgetExhausted, match="same call with rounds=2 returns"):
+            train(data, opened, checkpoint=saved, callbacks=[spends])
+        entries = len(opened.history())
+        for options in ({"checkpoint": saved}, {}):
+            assert len(train(data, opened, rounds=2, **options).rounds) == 2
+        assert len(opened.history()) == entries
 
 
 def test_another_sum_has_another_cohort_and_noise_and_is_paid(
@@ -254,26 +405,71 @@ def test_the_checkpoint_holds_no_secret_and_no_client(data, tmp_path):
             assert bytes.fromhex(secret) not in content
 
 
-def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, caplog):
+def damage(checkpoint, part="*"):
+    for file in checkpoint.rglob(part):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+
+
+@pytest.mark.parametrize("part", ["*", "facts/*", "arrays/**/*"])
+def test_a_damaged_checkpoint_is_passed_over(part, data, tmp_path, caplog):
     path = ledger(tmp_path)
     saved = jf.Checkpoint(directory=tmp_path / "saved", every=1, keep=2)
     with pytest.raises(Killed):
-        train(data, path, checkpoint=saved, callbacks=[dies_after(3)])
-    for newest in sorted((tmp_path / "saved").glob("[0-9]*"))[-1:]:
-        for file in newest.rglob("*"):
-            if file.is_file() and file.name != "commit_success.txt":
-                file.write_bytes(file.read_bytes()[:-1] + b"\0")
+        train(data, path, checkpoint=saved, callbacks=[dies_after(4)])
+    assert sorted(p.name for p in (tmp_path / "saved").glob("[0-9]*")) == ["2", "3"]
+    damage(tmp_path / "saved" / "3", part)
+    saved = dataclasses.replace(saved, every=100)
     with caplog.at_level(logging.WARNING, logger="jaxfed"):
-        history = train(data, path, checkpoint=saved)
-    assert "cannot be read" in caplog.text
+        # a run that dies before it saves again has not lost the good one
+        with pytest.raises(Killed):
+            train(data, path, checkpoint=saved, callbacks=[dies_after(3)])
+        assert "checkpoint 3" in caplog.text
+        # and what is saved below the damaged one is saved
+        with pytest.raises(SystemExit):
+            train(data, path, checkpoint=saved, callbacks=[terminated])
+    assert [p.name for p in (tmp_path / "saved").glob("3")] == ["3"]
+    history = train(data, path, checkpoint=saved)
     assert bits(history.state) == bits(train(data, path).state)
     assert kinds(path).count("charge") == 4
+
+
+def terminated(history):
+    del history
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_checkpoints_that_are_all_damaged_are_kept(data, tmp_path):
+    path = ledger(tmp_path)
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=1)
+    train(data, path, checkpoint=saved)
+    damage(tmp_path / "saved")
+    with pytest.raises(RuntimeError, match="all 2 are damaged"):
+        train(data, path, checkpoint=saved)
+    assert len(list((tmp_path / "saved").glob("[0-9]*"))) == 2
+
+
+def test_a_damaged_checkpoint_still_knows_its_ledger(data, tmp_path):
+    path = ledger(tmp_path)
+    with pytest.raises(Killed):
+        train(data, path, callbacks=[dies_after(2)])
+    copies = {f: f.read_bytes() for f in tmp_path.glob("budget.db*")}
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=1)
+    train(data, path, checkpoint=saved)
+    damage(tmp_path / "saved", "arrays/**/*")
+    for file in tmp_path.glob("budget.db*"):
+        file.unlink()
+    for file, content in copies.items():
+        file.write_bytes(content)
+        file.chmod(0o600)
+    with pytest.raises(LedgerError, match="it is an older copy"):
+        train(data, path, checkpoint=saved)
 
 
 def test_a_checkpoint_that_cannot_be_written_says_so(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RuntimeError, match="could not be opened") as found:
-        train(data, ledger(tmp_path), checkpoint=tmp_path / "file")
+        train(data, ledger(tmp_path), checkpoint=tmp_path / "file" / "saved")
     assert "no budget is spent twice" in str(found.value)
 
 

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from jaxfed.ledger import Ledger, LedgerError
 
-PLAN = hashlib.sha256(b"plan").hexdigest()
+RUN = {
+    "plan": hashlib.sha256(b"plan").hexdigest(),
+    "inputs": b"data",
+    "program": b"code",
+    "execution": {},
+}
 ROUNDS = 4000
 Say = Callable[[str], None]
 
@@ -58,8 +63,8 @@ def work(ledger: Ledger, say: Say, *, charges: int, rounds: int) -> None:
     single, many = planned(ledger, "single"), planned(ledger, "run")
     for _ in range(charges):
         release(say, ledger.charge(single.name))
-    run = ledger.begin(many, plan=PLAN, inputs=b"data")
-    for index in range(run.rounds_paid, run.rounds_paid + rounds):
+    run = ledger.begin(many, **RUN)
+    for index in range(many.rounds, many.rounds + rounds):
         with run.spending(index, digest(index)) as permit:
             permit.pays_for(hashlib.sha256(digest(index)).hexdigest())
         release(say, permit)
@@ -112,7 +117,7 @@ def replayed(folder: Path, say: Say, *, anchored: bool) -> None:
     import jax
 
     with opened(folder, anchored) as ledger:
-        run = ledger.begin(planned(ledger, "run"), plan=PLAN, inputs=b"data")
+        run = ledger.begin(planned(ledger, "run"), **RUN)
         for index in range(10, 13):
             with run.spending(index, digest(index)) as permit:
                 bits = jax.random.key_data(permit.key(digest(index))).tolist()

@@ -1,6 +1,7 @@
 """What a ledger pays for is what was planned, and its entries tell nothing else."""
 
 import copy
+import dataclasses
 import hashlib
 import pickle
 
@@ -11,6 +12,7 @@ import pytest
 import jaxfed as jf
 from jaxfed.ledger import BudgetExhausted, Ledger, LedgerError
 
+RUN = {"plan": "0" * 64, "inputs": b"data", "program": b"code", "execution": {}}
 CYCLIC = jf.sampling.Cyclic(population=40, groups=4)
 
 
@@ -51,7 +53,7 @@ def test_equal_sums_do_not_show_as_equal(ledger):
     full = central(jf.sampling.Full(population=40))
     for name in ("one", "two"):
         plan = ledger.plan(full, rounds=3, name=name)
-        run = ledger.begin(plan, plan="0" * 64, inputs=b"data")
+        run = ledger.begin(plan, **RUN)
         assert run.mechanism is plan
         if name == "one":
             plans = [plan]
@@ -76,9 +78,42 @@ def test_an_event_is_not_paid_by_a_mechanism_with_other_terms(ledger):
 
 def test_a_run_is_not_charged_by_hand(ledger):
     plan = ledger.plan(central(CYCLIC), rounds=8, name="training")
-    ledger.begin(plan, plan="0" * 64, inputs=b"data")
+    ledger.begin(plan, **RUN)
     with pytest.raises(ValueError, match="belongs to a run"):
         ledger.charge("training")
+
+
+def test_a_run_goes_on_with_its_own_program(ledger):
+    plan = ledger.plan(central(CYCLIC), rounds=8, name="training")
+    ledger.begin(plan, **RUN)
+    for part, value, what in (
+        ("plan", "1" * 64, "algorithm, privacy or model shape"),
+        ("inputs", b"other", "data or initial parameters"),
+        ("program", b"other", r"code \(loss, model or optimizer\)"),
+    ):
+        with pytest.raises(LedgerError, match=f"but its {what} changed"):
+            ledger.begin(plan, **RUN | {part: value})
+    entries = len(ledger.history())
+    ledger.begin(plan, **RUN)
+    assert len(ledger.history()) == entries
+    moved = RUN | {"execution": {"jax": "newer"}}
+    for part, value in (("plan", "1" * 64), ("inputs", b"other")):
+        with pytest.raises(LedgerError, match="must go on as it began"):
+            ledger.begin(plan, **moved | {part: value})
+    ledger.begin(plan, **moved | {"program": b"traced by a newer version"})
+    assert len(ledger.history()) == entries + 1
+
+
+@pytest.mark.parametrize("changes", [{"execution": {"jax": "newer"}}, {}])
+def test_equal_sums_of_two_programs_do_not_show_as_equal(ledger, changes):
+    """Or whether they are would be told for nothing."""
+    plan = ledger.plan(central(CYCLIC), rounds=8, name="training")
+    for options in (RUN, RUN | changes):
+        run = ledger.begin(plan, **options)
+        is_same = run.repeats(0, digest("sum"))
+        with run.spending(0, digest("sum")) as permit:
+            pass
+    assert (is_same, permit.is_replay) == (not changes, not changes)
 
 
 def test_mechanisms_of_other_ledgers_are_refused(ledger, tmp_path):
@@ -86,7 +121,7 @@ def test_mechanisms_of_other_ledgers_are_refused(ledger, tmp_path):
         foreign = other.plan(central(CYCLIC), rounds=8)
         for call in (
             lambda: ledger.spending(foreign, 0).__enter__(),
-            lambda: ledger.begin(foreign, plan="0" * 64, inputs=b""),
+            lambda: ledger.begin(foreign, **RUN),
         ):
             with pytest.raises(ValueError, match="must be this ledger's own"):
                 call()
@@ -142,3 +177,50 @@ def test_every_look_of_an_evaluation_has_a_cohort_of_its_own(ledger, monkeypatch
             looks=6,
             ledger=ledger,
         )
+
+
+def data_of(values):
+    return jf.data.FederatedData.from_arrays(
+        {"x": np.asarray(values, np.float32)}, client=np.arange(len(values)) % 40
+    )
+
+
+MEAN = jf.privacy.central(
+    sampling=jf.sampling.Full(population=40),
+    clipping=jf.clipping.Fixed(norm=2.0),
+    noise=jf.noise.Gaussian(multiplier=4.0),
+    delta=1e-3,
+)
+
+
+def mean(values, ledger, name="x", privacy=MEAN):
+    return jf.queries.mean(
+        data_of(values), name, lower=0.0, upper=1.0, privacy=privacy, ledger=ledger
+    ).value
+
+
+def test_queries_that_were_planned_ahead_come_in_any_order(ledger):
+    values = np.linspace(0, 1, 80)
+    ahead = ledger.plan(MEAN, rounds=1, name="mean of 'x'")
+    ledger.plan(central(CYCLIC), rounds=8, name="mine")
+    ledger.charge("mine")  # from here on nothing new may be planned
+    first = mean(values, ledger)
+    assert len(ahead.charges) == 1
+    assert mean(values, ledger) == first  # the same again
+    assert len(ahead.charges) == 1
+    with pytest.raises(BudgetExhausted, match=r"name=\"mean of 'x'\""):
+        mean(values + 1e-3, ledger)
+
+
+def test_what_was_planned_ahead_serves_no_other_mechanism(ledger):
+    ledger.plan(MEAN, rounds=1, name="mean of 'x'")
+    louder = dataclasses.replace(MEAN, noise=jf.noise.Gaussian(multiplier=2.0))
+    with pytest.raises(LedgerError, match="must cost what was planned"):
+        mean(np.linspace(0, 1, 80), ledger, privacy=louder)
+    assert ledger.epsilon() == 0.0
+
+
+def test_a_mechanism_has_a_name(ledger):
+    for name in ("", "  "):
+        with pytest.raises(ValueError, match="name must not be empty"):
+            ledger.plan(MEAN, rounds=1, name=name)

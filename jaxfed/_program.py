@@ -1,0 +1,86 @@
+"""What a function computes, and what computes it: to know both again later."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # of Python objects: other ones every time
+
+
+def digest_of(function: Callable[..., Any], *arguments: Any) -> bytes:
+    """Returns the SHA-256 of the program that a function is traced to.
+
+    Two functions that compute the same in the same steps share it; another constant,
+    also one in an array that the function closes over, gives another one. It may tell
+    about such arrays: publish it under a secret only.
+
+    Args:
+        function: of arrays; pure.
+        *arguments: arrays, or their shapes and dtypes.
+    """
+    found = hashlib.sha256()
+    for part in parts_of(jax.make_jaxpr(function)(*arguments)):
+        found.update(part)
+    return found.digest()
+
+
+def parts_of(program: Any) -> Iterator[bytes]:
+    """Yields the text of a closed program, then the values of all its constants."""
+    yield _ADDRESS.sub("", str(program)).encode()
+    yield from _constants_of(program)
+
+
+def machine() -> dict[str, str]:
+    """Returns what decides on the last bits of a sum: processor, device, versions."""
+    device = jax.devices()[0]
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "processor": _processor(),
+        "xla_flags": hashlib.sha256(flags.encode()).hexdigest()[:12] if flags else "",
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "jaxfed": importlib.metadata.version("jaxfed"),
+    }
+
+
+def inner_programs(equation: Any) -> Iterator[Any]:
+    """Yields the programs among an equation's parameters, closed or not."""
+    for value in equation.params.values():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if hasattr(getattr(one, "jaxpr", one), "eqns"):
+                yield one
+
+
+def _constants_of(program: Any) -> Iterator[bytes]:
+    for constant in getattr(program, "consts", ()):
+        if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+            constant = jax.random.key_data(constant)
+        array = np.asarray(constant)
+        yield f"{array.dtype}{array.shape}".encode()
+        yield np.ascontiguousarray(array).tobytes()
+    for equation in getattr(program, "jaxpr", program).eqns:
+        for inner in inner_programs(equation):
+            yield from _constants_of(inner)
+
+
+def _processor() -> str:
+    """Returns the name of the processor as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
