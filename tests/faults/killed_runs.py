@@ -16,11 +16,12 @@ import threading
 import time
 from pathlib import Path
 
+import dp_accounting.pld  # noqa: F401  # so that forked processes need not import it
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint  # noqa: F401  # forked processes need not import it
+import orbax.checkpoint  # noqa: F401  # the same
 
 import jaxfed as jf
 from jaxfed.engine import _resume
