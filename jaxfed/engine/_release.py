@@ -44,8 +44,9 @@ class Release:
         digest = summed.digest()
         if not paid.repeats(index, digest) and paid.mechanism.cost.may_repeat:
             _LOG.warning(
-                "round %d of %r was released before with another sum: this machine or "
-                "its versions compute otherwise; it is drawn and paid for anew",
+                "round %d of %r was released before with another sum: its strategy, "
+                "machine or versions changed, or compute otherwise; it is drawn and "
+                "paid for anew",
                 index + 1,
                 paid.mechanism.name,
             )
