@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxfed.ledger import _anchor, _files, _rows
+from jaxfed.ledger import _anchor, _files, _rows, _schema
 from jaxfed.ledger._book import Book, Terms
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._owner import Owner
@@ -54,6 +54,7 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
         book = Book(entries, where=str(where))
         opened = Opened(store, book, owner, anchor, contextlib.ExitStack())
         opened.note_head()
+        store.settled()
         return opened._replace(exits=exits.pop_all())
 
 
@@ -74,11 +75,13 @@ def open_(where: Path, anchor: Path | None, *, read_only: bool) -> Opened:
         key = None if owner is None else owner.mac_key
         rows = store.rows()
         if not rows:
-            raise store.unfinished()
+            raise _schema.unfinished(where)
         entries = _rows.entries_of(rows, where=str(where), key=key)
         store.check_sealed(len(entries), entries[-1].hash)
         book = Book(entries, where=str(where))
         _anchor.check(anchor, entries, where, book.terms, read_only=read_only)
         opened = Opened(store, book, owner, anchor, contextlib.ExitStack())
-        opened.note_head()
+        if not read_only:
+            store.begin_writing()
+            opened.note_head()
         return opened._replace(exits=exits.pop_all())

@@ -11,30 +11,16 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jaxfed.ledger import _files
+from jaxfed.ledger import _files, _schema
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._rows import Row
 
-_APPLICATION = 0x6A786664  # "jxfd"
-_FORMAT = 1
+_T = TypeVar("_T")
 _BUSY_SECONDS = 5.0
-_TABLE = (
-    "CREATE TABLE entries (number INTEGER PRIMARY KEY, text TEXT NOT NULL, "
-    "hash TEXT NOT NULL, mac TEXT NOT NULL)"
-)
-_NO_CHANGE = (
-    "CREATE TRIGGER no_{0} BEFORE {1} ON entries "
-    "BEGIN SELECT RAISE(ABORT, 'a ledger only grows'); END"
-)
-_SCHEMA = (
-    _TABLE,
-    _NO_CHANGE.format("update", "UPDATE"),
-    _NO_CHANGE.format("delete", "DELETE"),
-)
 
 
 class Store:
@@ -52,7 +38,7 @@ class Store:
         self.path, self.mode = path, mode
         self._process, self.mutex = os.getpid(), threading.RLock()
         self.failed: str | None = None
-        self._is_closed = False
+        self._is_closed = self._is_at_rest = False
         if mode == "create" and path.exists():
             raise LedgerError(
                 f"{path} must not exist yet; a ledger is never made anew in place: "
@@ -65,7 +51,7 @@ class Store:
             self._connection = self._connect()
         try:
             with self.errors("opened"):
-                self._prepare()
+                self._steadily(self._prepare)
         except BaseException:
             self._connection.close()
             raise
@@ -73,10 +59,7 @@ class Store:
     def rows(self) -> list[Row]:
         """Reads all rows."""
         with self.errors("read"):
-            found = self._connection.execute(
-                "SELECT number, text, hash, mac FROM entries ORDER BY number"
-            )
-            return [Row(*values) for values in found]
+            return self._steadily(self._rows)
 
     def last(self) -> tuple[int, str]:
         """Returns how many rows there are, and the hash of the last one."""
@@ -90,6 +73,9 @@ class Store:
     def transaction(self) -> Generator[None]:
         """Makes all that is appended inside it durable at its end, or nothing.
 
+        From the commit on the store counts as failed until `settled` is called: who is
+        interrupted in between does not know what is on disk.
+
         Raises:
             LedgerError: nothing was written, or nobody knows whether it was; after
                 that the store writes no more until it is opened again.
@@ -100,6 +86,7 @@ class Store:
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self.failed = "it was interrupted"
                 with self.errors("written"):
                     self._connection.execute("COMMIT")
             except BaseException:
@@ -107,6 +94,39 @@ class Store:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
                 raise
+
+    def settled(self) -> None:
+        """Takes note that all who keep account of the last commit know of it."""
+        self.failed = None
+
+    def _rows(self) -> list[Row]:
+        found = self._connection.execute(
+            "SELECT number, text, hash, mac FROM entries ORDER BY number"
+        )
+        return [Row(*values) for values in found]
+
+    def _steadily(self, read: Callable[[], _T]) -> _T:
+        """Reads a file at rest as one that nobody changes.
+
+        Reads it again, with SQLite's files beside it, if a writer began meanwhile.
+        """
+        if self._is_at_rest:
+            try:
+                found = read()
+                if self._has_seal():
+                    return found
+            except (sqlite3.Error, LedgerError):
+                if self._has_seal():
+                    raise
+            self.seal, self._is_at_rest = None, False
+            self._connection.close()
+            self._connection = self._connect()
+            self._prepare()
+        return read()
+
+    def _has_seal(self) -> bool:
+        now = _files.read_json(_files.seal_of(self.path), _files.Seal._fields)
+        return now == self.seal
 
     def append(self, row: Row) -> None:
         """Adds a row; inside a transaction."""
@@ -118,23 +138,28 @@ class Store:
         seal = self.seal
         if seal is None or (seal["entries"], seal["head"]) == (entries, head):
             return
-        now = _files.read_json(_files.seal_of(self.path), _files.Seal._fields)
-        if self.mode == "read" and now != seal:
-            self.seal = None  # a writer began meanwhile, and took the seal away
-            return
         raise LedgerError(
             f"{self.path} must have the {seal['entries']} entries it was closed with, "
             f"got {entries}; it was put together from several files: restore the last "
             "good copy that has every spend."
         )
 
-    def unfinished(self) -> LedgerError:
-        """Returns the error about a file without entries."""
-        return LedgerError(
-            f"{self.path} must be a ledger, got another or an unfinished file; name "
-            "the file that Ledger.create made, or, if its creation was cut off, remove "
-            "it with its secret and create it again."
-        )
+    def begin_writing(self) -> None:
+        """Makes the file ready for a writer, after everything was checked.
+
+        Takes the seal away; what is read from the log may not be on disk yet, and
+        folding it into the file forces it.
+        """
+        with self.errors("opened"):
+            execute = self._connection.execute
+            execute("PRAGMA synchronous=FULL")
+            if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+                no_log = "this file system has no write-ahead log"
+                raise sqlite3.OperationalError(no_log)
+            _files.remove(_files.seal_of(self.path))
+            self.seal = None
+            if not self._fold("FULL"):
+                raise sqlite3.OperationalError("a reader is in the way")
 
     def close(self, entries: int, head: str) -> None:
         """Closes the file; a writer that never failed seals it."""
@@ -143,7 +168,7 @@ class Store:
             self.drop()
             return
         with self.mutex, self.errors("closed"):
-            is_whole = self._fold("TRUNCATE")
+            is_whole = self.last() == (entries, head) and self._fold("TRUNCATE")
             self.drop()
             if is_whole:
                 seal = _files.Seal(entries, head, _files.sha256_of(self.path))
@@ -176,16 +201,7 @@ class Store:
         if self.mode == "create":
             options = "?mode=rwc"
         elif self.mode == "read":
-            # a folder that cannot be written has no place for SQLite's shared memory
-            is_frozen = not os.access(self.path.absolute().parent, os.W_OK)
-            log = self.path.with_name(self.path.name + "-wal")
-            if is_frozen and log.exists() and log.stat().st_size:
-                raise LedgerError(
-                    f"{self.path} must be read with its log {log.name}, where the last "
-                    "entries are, and that needs a folder that can be written; copy "
-                    "both to another folder, or open it once for writing."
-                )
-            options = "?immutable=1" if is_frozen else "?mode=ro"
+            options = "?immutable=1" if self._is_quiet() else "?mode=ro"
         return sqlite3.connect(
             where + options,
             uri=True,
@@ -194,58 +210,34 @@ class Store:
             check_same_thread=False,
         )
 
+    def _is_quiet(self) -> bool:
+        """Whether the file can be read without SQLite's files beside it.
+
+        It can while it is sealed: other people's readers then leave nothing behind.
+        It must where the folder has no place for such files.
+        """
+        log = self.path.with_name(self.path.name + "-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        is_frozen = not os.access(self.path.absolute().parent, os.W_OK)
+        if is_frozen and has_log:
+            raise LedgerError(
+                f"{self.path} must be read with its log {log.name}, where the last "
+                "entries are, and that needs a folder that can be written; copy "
+                "both to another folder, or open it once for writing."
+            )
+        self._is_at_rest = self.seal is not None and not has_log
+        return self._is_at_rest or is_frozen
+
     def _prepare(self) -> None:
         execute = self._connection.execute
         execute("PRAGMA trusted_schema=OFF")
         execute("PRAGMA cell_size_check=ON")
         if self.mode == "create":
-            self._build()
-        self._check_schema()
+            _schema.build(self._connection)
+            _files.sync_folder(self.path.absolute().parent)
+        _schema.check(self._connection, self.path)
         if self.seal is None:
-            self._check_pages()
-        if self.mode == "read":
-            return
-        execute("PRAGMA synchronous=FULL")
-        if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise sqlite3.OperationalError("this file system has no write-ahead log")
-        _files.remove(_files.seal_of(self.path))
-        # what is read from the log may not be on disk yet: folding it in forces it
-        if not self._fold("FULL"):
-            raise sqlite3.OperationalError("a reader is in the way")
-
-    def _build(self) -> None:
-        execute = self._connection.execute
-        execute("PRAGMA journal_mode=WAL")
-        execute("PRAGMA synchronous=FULL")
-        execute("BEGIN IMMEDIATE")
-        execute(f"PRAGMA application_id={_APPLICATION}")
-        execute(f"PRAGMA user_version={_FORMAT}")
-        for statement in _SCHEMA:
-            execute(statement)
-        execute("COMMIT")
-        _files.sync_folder(self.path.absolute().parent)
-
-    def _check_schema(self) -> None:
-        if self.path.with_name(self.path.name + "-journal").exists():
-            raise self.unfinished()  # only while a file is made there is one
-        execute = self._connection.execute
-        application = execute("PRAGMA application_id").fetchone()[0]
-        version = execute("PRAGMA user_version").fetchone()[0]
-        found = [row[0] for row in execute("SELECT sql FROM sqlite_master")]
-        if application != _APPLICATION or (version == _FORMAT and not found):
-            raise self.unfinished()
-        if version != _FORMAT or sorted(map(str, found)) != sorted(_SCHEMA):
-            raise LedgerError(
-                f"{self.path} must have the tables of format {_FORMAT}, got format "
-                f"{version} with {len(found)} objects; it was changed, or is of a "
-                "newer version of jaxfed."
-            )
-
-    def _check_pages(self) -> None:
-        """Refuses pages that hide rows: one bit can cut a whole tree to its start."""
-        found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(f"malformed: {found}")
+            _schema.check_pages(self._connection)
 
     def _fold(self, how: str) -> bool:
         """Moves the log into the file, durably; returns whether all of it was."""

@@ -118,6 +118,7 @@ class Writer:
         ):
             self._book.take(entry)
         self._opened.note_head()
+        self._store.settled()
 
     def append(self, written: list[Row], kind: str, facts: dict[str, Any]) -> Entry:
         """Adds a row to the open transaction."""

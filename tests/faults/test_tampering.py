@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from jaxfed.ledger import LedgerError, _store
+from jaxfed.ledger import LedgerError, _schema, _store
 from tests.faults import sessions, tampering
 from tests.faults.tampering import filled, killed, outcome
 
@@ -157,7 +157,7 @@ def test_hidden_rows_would_be_noticed(closed, quick_path, monkeypatch):
     """The power: without the check of pages a single bit forgets 89 spends."""
     folder = killed(closed, quick_path / "killed")
     bits = schema((folder / "ledger").read_bytes())
-    monkeypatch.setattr(_store.Store, "_check_pages", lambda self: None)
+    monkeypatch.setattr(_schema, "check_pages", lambda connection: None)
     missed = bits_that_hide(folder, bits[-4096:], read_only=True)
     assert min(entries for _, _, entries in missed) < 20
 
