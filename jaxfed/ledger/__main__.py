@@ -78,8 +78,13 @@ def _read(path: Path, anchor: Path | None = None) -> tuple[Book, Verified]:
 def _is_export(path: Path) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(1) == b"{"
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError as error:
+        raise LedgerError(
+            f"{path} could not be read: {error.strerror}; let this process read it."
+        ) from error
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import sqlite3
+import warnings
 from typing import Any, NamedTuple
 
 from jaxfed import _check as check
@@ -17,6 +18,8 @@ from jaxfed.privacy import Cost, Privacy
 
 FORMAT = 1
 MANY = 1 << 30  # releases of an event that is charged as often as it fits
+# from here on a budget promises next to nothing
+_NO_DELTA, _NO_EPSILON = 0.05, 50.0
 _UNITS = ("client", "example")
 _RELATIONS = ("zero_out", "replace_one")
 
@@ -74,7 +77,25 @@ def checked_terms(
         purpose=purpose,
     )
     _budget_of(terms, list(FILTER_ORDERS))  # refuses a budget that holds nothing
+    _warn_of_nothing(terms)
     return terms
+
+
+def _warn_of_nothing(terms: Terms) -> None:
+    """Warns of budgets that promise people next to nothing."""
+    if terms.delta >= _NO_DELTA:
+        warnings.warn(
+            f"delta={terms.delta:g} lets the whole of a {terms.unit}'s data out with "
+            "that probability; choose one far below 1 over their number, such as 1e-6.",
+            stacklevel=4,
+        )
+    if terms.epsilon >= _NO_EPSILON:
+        warnings.warn(
+            f"epsilon={terms.epsilon:g} lets the odds of a guess about a "
+            f"{terms.unit}'s data grow by e**{terms.epsilon:g}, which is no protection "
+            "that can be explained to people; usual budgets are 0.5 to 10.",
+            stacklevel=4,
+        )
 
 
 class Book:

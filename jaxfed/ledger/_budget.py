@@ -86,7 +86,7 @@ class Planned:
         fits = self.rounds_left(new)
         raise BudgetExhausted(
             f"{new.rounds} rounds of {name!r} bring the plan to epsilon "
-            f"{_shown(total)}, above the budget {self._epsilon:g} at delta "
+            f"{shown(total)}, above the budget {self._epsilon:g} at delta "
             f"{self._delta:g}; {self._left()} of it is not planned yet: {fits} rounds "
             "would fit. Run fewer, or calibrate for what is left."
         )
@@ -146,7 +146,7 @@ class Planned:
         return ", ".join(left) or "nothing"
 
     def _left(self) -> str:
-        return _shown(max(0.0, self._epsilon - self.planned_epsilon()))
+        return shown(max(0.0, self._epsilon - self.planned_epsilon()))
 
     def _total(self, costs: Iterable[tuple[Cost, int]]) -> float:
         from dp_accounting import SelfComposedDpEvent
@@ -229,7 +229,7 @@ def largest(fits: Any) -> int:
     return low
 
 
-def _shown(epsilon: float) -> str:
+def shown(epsilon: float) -> str:
     """Rounds up for people."""
     if not math.isfinite(epsilon):
         return "infinity"

@@ -20,7 +20,20 @@ _WHAT = "a jaxfed privacy ledger"
 
 
 def write(path: Path, ledger: "Ledger") -> None:
-    """Writes the document; the old file or the new one is there, never a part."""
+    """Writes the document; the old file or the new one is there, never a part.
+
+    Raises:
+        LedgerError: it cannot be written, or its place is the ledger's own.
+    """
+    _files.checked_folder(path)
+    anchor = ledger._opened.anchor
+    own = _files.files_of(ledger.path) + ([] if anchor is None else [anchor])
+    for place in (path, path.with_name(path.name + ".new")):
+        if place.resolve() in {file.resolve() for file in own}:
+            raise LedgerError(
+                f"{path} must not be one of the ledger's own files, got {place.name}; "
+                "name another place for what is exported."
+            )
     text = json.dumps(document(ledger), indent=1, allow_nan=False) + "\n"
     with _files.writing(path):
         _files.replace(path, text)

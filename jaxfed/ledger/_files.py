@@ -41,6 +41,29 @@ def seal_of(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + "-seal")
 
 
+def files_of(ledger: Path) -> list[Path]:
+    """Returns all files that a ledger may have, but for its anchor."""
+    ends = ("", "-secret", "-seal", "-seal.new", "-wal", "-shm", "-journal")
+    return [ledger.with_name(ledger.name + end) for end in ends]
+
+
+def checked_folder(path: Path) -> None:
+    """Refuses a place for a file in a folder that is not there, or of a folder.
+
+    Raises:
+        LedgerError: it is no place for a file.
+    """
+    if path.is_dir():
+        raise LedgerError(
+            f"there must be room for a file at {path}, got a folder; name a file in it."
+        )
+    if not path.absolute().parent.is_dir():
+        raise LedgerError(
+            f"the folder of {path} must exist, got none; make it first: "
+            f"mkdir -p {path.absolute().parent}"
+        )
+
+
 def new_secret(path: Path) -> bytes:
     """Writes 32 bytes of the operating system's entropy, for the owner's eyes only.
 
@@ -138,11 +161,16 @@ def writing(path: Path) -> Generator[None]:
 def replace(path: Path, text: str) -> None:
     """Writes a small file so that a crash leaves the old one or the new one."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from jaxfed import _check as check
 from jaxfed.ledger import _anchor, _opening, _rows
 from jaxfed.ledger._book import MANY, Book, checked_terms
+from jaxfed.ledger._budget import shown
 from jaxfed.ledger._mechanism import Mechanism
 from jaxfed.ledger._opening import Opened
 from jaxfed.ledger._owner import Owner
@@ -113,7 +114,7 @@ class Ledger:
             anchored=anchor is not None,
             purpose=purpose,
         )
-        where = Path(path)
+        where = _path(path)
         return cls(where, _opening.create(where, terms, _optional(anchor)))
 
     @classmethod
@@ -135,7 +136,7 @@ class Ledger:
         Raises:
             LedgerError: it is missing, changed, older than its anchor, or in use.
         """
-        where = Path(path)
+        where = _path(path)
         opened = _opening.open_(where, _optional(anchor), read_only=read_only)
         return cls(where, opened)
 
@@ -194,6 +195,7 @@ class Ledger:
                 ledger that is not adaptive; the message says how much would fit.
             ValueError: it has another unit, or no proof under this relation.
         """
+        self._store.check_open()
         if name is None:
             name = f"mechanism {len(self.mechanisms) + 1}"
         check.name("name the mechanism in a few words", name=name)
@@ -331,7 +333,7 @@ class Ledger:
         """Writes everything an auditor needs as JSON; it holds no secret."""
         from jaxfed.ledger import _export
 
-        _export.write(Path(path), self)
+        _export.write(_path(path), self)
 
     def close(self) -> None:
         """Closes the file, and seals it if this was its writer."""
@@ -347,9 +349,10 @@ class Ledger:
     def __repr__(self) -> str:
         terms = self.terms
         return (
-            f"Ledger({str(self.path)!r}: epsilon {self.epsilon():.4g} of "
+            f"Ledger({str(self.path)!r}: epsilon {shown(self.epsilon())} of "
             f"{terms.epsilon:g} spent at delta {terms.delta:g} for each {terms.unit}, "
-            f"{len(self._book.entries)} entries)"
+            f"{len(self._book.entries)} entries"
+            f"{', closed' if self._store.is_closed else ''})"
         )
 
     def tag(self, digest: bytes) -> str:
@@ -402,5 +405,10 @@ class Ledger:
         return self.plan(what, MANY if many else 1, name=name)
 
 
+def _path(path: str | os.PathLike[str]) -> Path:
+    check.instance((str, os.PathLike), "name a file", path=path)
+    return Path(path)
+
+
 def _optional(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
+    return None if path is None else _path(path)

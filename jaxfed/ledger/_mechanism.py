@@ -109,6 +109,12 @@ class Mechanism:
         self._latest[charge.round] = charge
         self._uses += charge.uses
 
+    def __repr__(self) -> str:
+        return (
+            f"Mechanism({self.name!r}: {len(self.charges)} of {self.cost.rounds} "
+            "releases made)"
+        )
+
     def facts(self) -> dict[str, Any]:
         """Returns what its entry holds."""
         cost = self.cost

@@ -35,8 +35,9 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
     Raises:
         LedgerError: something is in its place, or it cannot be written.
     """
-    for place in (where, anchor):
-        if place is not None and place.exists():
+    for place in filter(None, (where, anchor)):
+        _files.checked_folder(place)
+        if place.exists():
             raise LedgerError(
                 f"{place} must not exist yet; a ledger is never made anew in its "
                 "place: open it with Ledger.open, or choose another path."

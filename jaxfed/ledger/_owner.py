@@ -1,8 +1,10 @@
 """What only the holder of a ledger's secret can do: write rows, commit, permit."""
 
 import datetime
+import functools
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,15 +49,7 @@ class Owner:
         or machine summed is another sum, whatever it is: nobody learns whether two
         programs give the same one.
         """
-        check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
-        place = {
-            "mechanism": mechanism.number,
-            "round": round_index,
-            "attempt": attempt,
-        }
-        run = _rows.canonical((mechanism.run or {}) | place).encode("ascii")
-        message = hashlib.sha256(run).digest() + inputs
-        return hmac.new(self._commitment_key, message, hashlib.sha256).hexdigest()
+        return self._committing(mechanism, round_index, attempt)(inputs)
 
     def sealed(self, inputs: bytes) -> str:
         """Returns an HMAC of inputs that stay the same for a whole run."""
@@ -68,19 +62,16 @@ class Owner:
         """Returns the permit of a charge."""
         return Permit(
             charge,
-            context={"use": "noise", "ledger": ledger, "mechanism": mechanism.number},
-            secret=self._secret,
-            commit=lambda inputs: self.commitment(
-                mechanism, charge.round, charge.attempt, inputs
-            ),
+            secret=self._secret_of(ledger, mechanism, charge),
+            commit=self._committing(mechanism, charge.round, charge.attempt),
             is_replay=is_replay,
             maker=_permit.MAKER,
         )
 
     def noise_key(self, ledger: str, mechanism: Mechanism, charge: Charge) -> jax.Array:
         """Returns the key that a charge's noise was drawn from."""
-        permit = self.permit(ledger, mechanism, charge, is_replay=True)
-        return permit._key_of(charge)
+        secret = self._secret_of(ledger, mechanism, charge)
+        return _permit.key_of(secret, charge.commitment)
 
     def run_key(self, ledger: str, mechanism: Mechanism, attempt: int) -> jax.Array:
         """Returns the root key of a run: of its cohorts, local work and encoding."""
@@ -95,8 +86,37 @@ class Owner:
             self._secret, context=_rows.canonical(context).encode("ascii")
         )
 
+    def _secret_of(self, ledger: str, mechanism: Mechanism, charge: Charge) -> bytes:
+        """Returns the secret of one charge, which tells nothing about others."""
+        context = {
+            "use": "noise",
+            "ledger": ledger,
+            "mechanism": mechanism.number,
+            "round": charge.round,
+            "attempt": charge.attempt,
+        }
+        return self._derived(_rows.canonical(context).encode("ascii"))
+
+    def _committing(
+        self, mechanism: Mechanism, round_index: int, attempt: int
+    ) -> Callable[[bytes], str]:
+        place = {
+            "mechanism": mechanism.number,
+            "round": round_index,
+            "attempt": attempt,
+        }
+        run = _rows.canonical((mechanism.run or {}) | place).encode("ascii")
+        return functools.partial(
+            _commitment, self._commitment_key, hashlib.sha256(run).digest()
+        )
+
     def _derived(self, context: bytes) -> bytes:
         return _hkdf.derive(self._secret, salt=_SALT, context=context, length=32)
+
+
+def _commitment(key: bytes, place: bytes, inputs: bytes) -> str:
+    check.instance(bytes, "pass a SHA-256 digest of the sum", inputs=inputs)
+    return hmac.new(key, place + inputs, hashlib.sha256).hexdigest()
 
 
 def _identity(mechanism: Mechanism) -> dict[str, Any]:

@@ -1,26 +1,32 @@
 """A permit: the proof that one release was paid for, and the only source of its noise.
 
-The key of the noise is HKDF(secret; ledger, mechanism, round, attempt, commitment). The
-commitment is an HMAC of the sum and of the plan it belongs to. The same sum, released
-again after a crash, gets the same bits and is no second release; another sum gets
-another key, and has to be paid for.
+The key of the noise is HKDF(HKDF(secret; ledger, mechanism, round, attempt);
+commitment); a permit holds the inner one alone. The commitment is an HMAC of the sum
+and of the plan it belongs to. The same sum, released again after a crash, gets the
+same bits and is no second release; another sum gets another key, and has to be paid
+for.
 """
 
 import dataclasses
 import hmac
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxfed import _check as check
 from jaxfed import keys
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._mechanism import Charge
-from jaxfed.ledger._rows import canonical
 
 if TYPE_CHECKING:
     import jax
 
 PENDING, DURABLE, VOID = "pending", "durable", "void"
 MAKER = object()  # what only a ledger passes
+
+
+def key_of(secret: bytes, commitment: str) -> "jax.Array":
+    """Returns the key of a charge's noise, from the secret of that charge alone."""
+    return keys.secure(secret, context=commitment.encode("ascii"))
 
 
 class Permit:
@@ -37,9 +43,8 @@ class Permit:
         self,
         charge: Charge,
         *,
-        context: dict[str, Any],
         secret: bytes,
-        commit: Any,
+        commit: Callable[[bytes], str],
         is_replay: bool,
         maker: object,
     ):
@@ -51,8 +56,8 @@ class Permit:
         self.number, self.is_replay = charge.number, is_replay
         self.state = DURABLE if is_replay else PENDING
         self.model: str | None = None
-        self._charge, self._context = charge, context
-        self._secret, self._commit = secret, commit
+        self._charge = charge
+        self._secret, self._commit = secret, commit  # of this charge alone
 
     def key(self, inputs: bytes) -> "jax.Array":
         """Returns the key of this release's noise: always the same one.
@@ -78,15 +83,7 @@ class Permit:
                 f"the permit of entry {self.number} must be used for the sum it was "
                 "made for, got another one; charge the ledger again for it."
             )
-        return self._key_of(self._charge)
-
-    def _key_of(self, charge: Charge) -> "jax.Array":
-        context = self._context | {
-            "round": charge.round,
-            "attempt": charge.attempt,
-            "commitment": charge.commitment,
-        }
-        return keys.secure(self._secret, context=canonical(context).encode("ascii"))
+        return key_of(self._secret, commitment)
 
     def pays_for(self, model: str) -> None:
         """Names the model version that this release makes, by its SHA-256."""

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxfed.ledger import _codec
-from jaxfed.ledger._book import Book
+from jaxfed.ledger._book import MANY, Book
 from jaxfed.ledger._rows import Entry
 
 _UNITS = {"client": "each client", "example": "each example"}
 _RELATIONS = {
-    "zero_out": "its data replaced by none",
-    "replace_one": "its data replaced by any other",
+    "zero_out": "whose data may as well have been left out",
+    "replace_one": "whose data may as well have been any other",
 }
 
 
@@ -51,10 +51,13 @@ def mechanisms(book: Book) -> Table:
     table.add_column("name", overflow="fold")
     table.add_column("releases", justify="right")
     table.add_column("planned", justify="right")
+    table.add_column("left", justify="right")
     table.add_column("one release", overflow="fold")
     for mechanism in book.mechanisms.values():
         cost = mechanism.cost
-        planned = "as it fits" if cost.rounds >= 1 << 30 else f"{cost.rounds:,}"
+        is_open = cost.rounds >= MANY
+        planned = "as it fits" if is_open else f"{cost.rounds:,}"
+        left = "" if is_open else f"{max(0, mechanism.left):,}"
         words = in_words(_codec.to_values(cost.event))
         if not cost.may_repeat:
             words += "; all rounds together, charged at the first"
@@ -62,7 +65,7 @@ def mechanisms(book: Book) -> Table:
             words += f"; a client is in one of every {cost.every:,}"
         done = f"{len(mechanism.charges):,}"
         # as text, since names may hold what Rich takes for markup
-        table.add_row(Text(mechanism.name), done, planned, Text(words))
+        table.add_row(Text(mechanism.name), done, planned, left, Text(words))
     return table
 
 

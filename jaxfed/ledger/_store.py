@@ -38,7 +38,7 @@ class Store:
         self.path, self.mode = path, mode
         self._process, self.mutex = os.getpid(), threading.RLock()
         self.failed: str | None = None
-        self._is_closed = self._is_at_rest = False
+        self.is_closed = self._is_at_rest = False
         if mode == "create" and path.exists():
             raise LedgerError(
                 f"{path} must not exist yet; a ledger is never made anew in place: "
@@ -58,8 +58,14 @@ class Store:
 
     def rows(self) -> list[Row]:
         """Reads all rows."""
+        self.check_open()
         with self.errors("read"):
             return self._steadily(self._rows)
+
+    def check_open(self) -> None:
+        """Refuses to be used after `close`."""
+        if self.is_closed:
+            raise LedgerError(f"{self.path} was closed; open it with Ledger.open.")
 
     def last(self) -> tuple[int, str]:
         """Returns how many rows there are, and the hash of the last one."""
@@ -138,6 +144,9 @@ class Store:
         seal = self.seal
         if seal is None or (seal["entries"], seal["head"]) == (entries, head):
             return
+        if self.mode == "read" and not self._has_seal():
+            self.seal = None  # a writer began meanwhile, and took the seal away
+            return
         raise LedgerError(
             f"{self.path} must have the {seal['entries']} entries it was closed with, "
             f"got {entries}; it was put together from several files: restore the last "
@@ -164,7 +173,7 @@ class Store:
     def close(self, entries: int, head: str) -> None:
         """Closes the file; a writer that never failed seals it."""
         is_ours = self.mode != "read" and os.getpid() == self._process
-        if not is_ours or self.failed is not None or self._is_closed:
+        if not is_ours or self.failed is not None or self.is_closed:
             self.drop()
             return
         with self.mutex, self.errors("closed"):
@@ -177,7 +186,7 @@ class Store:
 
     def drop(self) -> None:
         """Closes the file as it is."""
-        self._is_closed = True
+        self.is_closed = True
         self._connection.close()
 
     @contextlib.contextmanager
@@ -247,6 +256,7 @@ class Store:
         return not busy and frames == moved
 
     def _check_writable(self) -> None:
+        self.check_open()
         if self.mode == "read":
             raise LedgerError(
                 f"{self.path} was opened with read_only=True; open it for writing."
@@ -255,8 +265,6 @@ class Store:
             raise LedgerError(
                 f"{self.path} was opened by another process; open it after forking."
             )
-        if self._is_closed:
-            raise LedgerError(f"{self.path} was closed; open it with Ledger.open.")
         if self.failed is not None:
             raise LedgerError(
                 f"{self.path} could not be written before ({self.failed}) and nobody "
@@ -294,12 +302,22 @@ def checked_seal(path: Path) -> dict[str, Any] | None:
 
 
 def _check_there(path: Path) -> None:
-    if not path.is_file():
+    if path.is_dir():
         raise LedgerError(
-            f"there must be a ledger at {path}, got no such file; make one with "
-            f'jaxfed.Ledger.create("{path}", epsilon=1.0, delta=1e-5), once: deleting '
-            "a ledger and making it anew forgets what was spent."
+            f"{path} must be a ledger, got a folder; name the file in it."
         )
+    if path.is_file():
+        return
+    if _files.secret_of(path).exists():
+        raise LedgerError(
+            f"there must be a ledger at {path}, got only its secret; the file was "
+            "moved or lost: bring back the last copy that has every spend."
+        )
+    raise LedgerError(
+        f"there must be a ledger at {path}, got no such file; make one with "
+        f'jaxfed.Ledger.create("{path}", epsilon=1.0, delta=1e-5), once: deleting '
+        "a ledger and making it anew forgets what was spent."
+    )
 
 
 def _remedy(message: str) -> str:
@@ -310,6 +328,11 @@ def _remedy(message: str) -> str:
         return "Let this process write to the file and its folder, and run again."
     if "locked" in lower or "busy" in lower or "in the way" in lower:
         return "Wait for the other reader or writer to end, and run again."
-    if "malformed" in lower or "not a database" in lower:
+    if "not a database" in lower:
+        return (
+            "It is no ledger, or its start is damaged: name the right file, or restore "
+            "the last good copy that has every spend."
+        )
+    if "malformed" in lower:
         return "The file is damaged: restore the last good copy that has every spend."
     return "Mend the disk and run again: it goes on where it was."

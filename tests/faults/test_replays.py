@@ -74,13 +74,9 @@ def test_noise_never_repeats_in_10_000_replays(quick_path):
 
 def test_a_key_without_its_sum_is_caught(quick_path, monkeypatch):
     """The power: a commitment that forgets the sum draws the same noise again."""
-    original = _owner.Owner.commitment
+    original = _owner._commitment
     monkeypatch.setattr(
-        _owner.Owner,
-        "commitment",
-        lambda self, mechanism, index, attempt, inputs: original(
-            self, mechanism, index, attempt, b""
-        ),
+        _owner, "_commitment", lambda key, place, inputs: original(key, place, b"")
     )
     assert len(replays(quick_path, 500).wrong) > 50
 

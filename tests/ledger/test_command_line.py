@@ -1,0 +1,182 @@
+"""The command line and the API refuse wrong files with one clear sentence."""
+
+import os
+from pathlib import Path
+
+import dp_accounting
+import pytest
+
+from jaxfed.ledger import Ledger, LedgerError, _files
+from jaxfed.ledger.__main__ import main
+
+EVENT = dp_accounting.GaussianDpEvent(4.0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    place = tmp_path / "b.db"
+    with Ledger.create(
+        place, epsilon=9.0, delta=1e-3, anchor=tmp_path / "anchor"
+    ) as ledger:
+        ledger.plan(EVENT, rounds=3, name="mine [bold]")
+        ledger.charge("mine [bold]")
+    return place
+
+
+def contents(folder):
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+
+
+def test_what_is_left_is_shown(path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "left" in shown
+    assert "mine [bold]" in shown  # is no markup
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "export"])
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("folder", "must be a ledger, got a folder"),
+        ("", "must be a ledger, got a folder"),
+        (".", "must be a ledger, got a folder"),
+        ("text", "It is no ledger"),
+        ("empty", "another or an unfinished file"),
+        ("none", "got no such file"),
+        ("none/none", "got no such file"),
+        ("lost", "got only its secret"),
+        ("braces", "must be what Ledger.export wrote"),
+    ],
+)
+def test_what_is_no_ledger_is_refused(
+    command, name, match, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("dear diary\n" * 1000)
+    (tmp_path / "empty").touch()
+    (tmp_path / "braces").write_text("{]")
+    (tmp_path / "lost-secret").write_text("00")
+    monkeypatch.chdir(tmp_path)
+    if (command, name) == ("export", "braces"):
+        match = "It is no ledger"
+    arguments = [command, name] + ["out.json"] * (command == "export")
+    before = contents(tmp_path)
+    assert main(arguments) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert match in found.err
+    assert found.err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_file_that_cannot_be_read_is_refused(path, capsys, monkeypatch):
+    def refused(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refused)
+    for command in ("show", "verify"):
+        assert main([command, str(path)]) == 1
+        assert "could not be read: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b.db", "b.db-secret", "b.db-seal", "b.db-wal", "b.db-shm", "anchor", "link"],
+)
+def test_an_export_never_takes_a_place_of_the_ledger(name, path, tmp_path, capsys):
+    os.symlink(path, tmp_path / "link")
+    before = contents(tmp_path)
+    with (
+        Ledger.open(path, read_only=True, anchor=tmp_path / "anchor") as ledger,
+        pytest.raises(LedgerError, match="must not be one of the ledger's own files"),
+    ):
+        ledger.export(tmp_path / name)
+    if name != "anchor":  # which the command line does not know
+        assert main(["export", str(path), str(tmp_path / name)]) == 1
+        assert "own files" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_a_ledger_named_as_the_file_beside_is_safe(tmp_path):
+    with Ledger.create(tmp_path / "b.new", epsilon=9.0, delta=1e-3) as ledger:
+        with pytest.raises(LedgerError, match="own files"):
+            ledger.export(tmp_path / "b")
+        ledger.plan(EVENT, rounds=3)
+    Ledger.open(tmp_path / "b.new").close()
+
+
+def test_an_export_needs_room(path, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with Ledger.open(path, read_only=True) as ledger:
+        with pytest.raises(LedgerError, match="got a folder; name a file in it"):
+            ledger.export(tmp_path / "folder")
+        with pytest.raises(LedgerError, match=r"must exist, got none; make it first"):
+            ledger.export(tmp_path / "none" / "out.json")
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        before = contents(tmp_path)
+        monkeypatch.setattr(_files.os, "fsync", full)
+        with pytest.raises(LedgerError, match="No space left"):
+            ledger.export(tmp_path / "out.json")
+        assert contents(tmp_path) == before
+
+
+def test_a_place_for_a_ledger_is_checked(tmp_path):
+    options = {"epsilon": 1.0, "delta": 1e-6}
+    with pytest.raises(LedgerError, match="must exist, got none; make it first"):
+        Ledger.create(tmp_path / "none" / "b.db", **options)
+    with pytest.raises(LedgerError, match="got a folder"):
+        Ledger.create(tmp_path, **options)
+    for call in (lambda: Ledger.create(None, **options), lambda: Ledger.open(None)):
+        with pytest.raises(TypeError, match=r"path must be .*; name a file"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "match"),
+    [
+        ({"epsilon": 1.0, "delta": 0.1}, "with that probability"),
+        ({"epsilon": 60.0, "delta": 1e-6}, r"usual budgets are 0\.5 to 10"),
+    ],
+)
+def test_budgets_that_promise_nothing_are_warned_of(terms, match, tmp_path):
+    with pytest.warns(UserWarning, match=match) as found:
+        Ledger.create(tmp_path / "b.db", **terms).close()
+    assert found[0].filename == __file__
+
+
+def test_a_closed_ledger_says_so(path, tmp_path):
+    ledger = Ledger.open(path, anchor=tmp_path / "anchor")
+    ledger.close()
+    assert repr(ledger).endswith(", closed)")
+    assert ledger.epsilon() > 0
+    for call in (
+        lambda: ledger.charge("mine [bold]"),
+        lambda: ledger.plan(EVENT, rounds=1),
+        ledger.verify,
+        lambda: ledger.export(tmp_path / "out.json"),
+    ):
+        with pytest.raises(LedgerError, match="was closed; open it"):
+            call()
+
+
+def test_what_is_printed_is_rounded_up(path):
+    with Ledger.open(path, read_only=True) as ledger:
+        shown = float(repr(ledger).split("epsilon ")[1].split()[0])
+        assert ledger.epsilon() <= shown <= ledger.epsilon() + 1e-4
+        (mechanism,) = ledger.mechanisms
+    assert repr(mechanism) == "Mechanism('mine [bold]': 1 of 3 releases made)"
+
+
+def test_a_permit_holds_no_secret_of_the_ledger(path, tmp_path):
+    secret = bytes.fromhex((tmp_path / "b.db-secret").read_text().strip())
+    with Ledger.open(path, anchor=tmp_path / "anchor") as ledger:
+        one, two = ledger.charge("mine [bold]"), ledger.charge("mine [bold]")
+    held = [v for permit in (one, two) for v in vars(permit).values()]
+    assert secret not in held
+    assert one._secret != two._secret
