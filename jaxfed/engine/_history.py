@@ -5,15 +5,17 @@ import dataclasses
 import html
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxfed import _check as check
 from jaxfed.privacy import Privacy
-from jaxfed.privacy._statement import up
+from jaxfed.privacy._statement import Statement, up
 from jaxfed.typing import Params
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -87,7 +89,6 @@ class History:
             `privacy.hypothetical`. Files then name it `hypothetical_epsilon`.
         private: whether all of it was released with privacy: True for `train`. False
             for a simulation, whose noise is reproducible and whose records are exact.
-        ledger: what paid for it: a `LedgerFacts`, or None for a simulation.
     """
 
     def __init__(
@@ -96,12 +97,15 @@ class History:
         algorithm: str,
         privacy: Privacy,
         params: Params,
+        rounds: int = 0,
         strategy: str = "",
         private: bool = False,
+        claim: Callable[..., Statement] | None = None,
+        ledger: LedgerFacts | Callable[[], LedgerFacts] | None = None,
     ):
         self.algorithm, self.strategy = algorithm, strategy
-        self._private = private
-        self.ledger: LedgerFacts | None = None
+        self._private, self._planned = private, rounds
+        self._claim, self._ledger = claim, ledger
         self.delta, self.hypothetical = privacy.delta, privacy.is_hypothetical
         self._privacy = privacy
         self.params = params
@@ -114,15 +118,29 @@ class History:
         return self._private
 
     @property
+    def ledger(self) -> LedgerFacts | None:
+        """What paid for it, as it was when the run ended; None for a simulation."""
+        noted = self._ledger
+        return noted if noted is None or isinstance(noted, LedgerFacts) else noted()
+
+    @property
     def statement(self) -> str:
         """What is guaranteed, in words; of a simulation, what a real run could claim.
 
         For the rounds that were run, or the planned ones if the run was stopped
-        before: a stop that depends on results gives no smaller epsilon.
+        before: a stop that depends on results gives no smaller epsilon. Of a run that
+        releases, under the terms of its ledger, rounds that were repeated included.
         """
-        claim = self._privacy.statement(rounds=self._claimed_rounds)
+        claim = self._claimed()
         if self.private:
-            return str(claim)
+            facts = self.ledger
+            if facts is None:
+                return str(claim)
+            budget = f"({up(facts.budget, 6)}, {up(facts.delta, 6)})"
+            return (
+                f"{claim}\nLedger: all that {facts.name} pays for, this run included, "
+                f"is together {budget}-differentially private for each {facts.unit}."
+            )
         could = "A real run of the same mechanism could claim:"
         if self.hypothetical:
             could = "HYPOTHETICAL: only a real run with the larger cohort could claim:"
@@ -172,7 +190,7 @@ class History:
         """Writes one line per round. A simulation's values are exact, hence private."""
         rows = [record.row() for record in self.rounds]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
+        with _place(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
@@ -186,13 +204,14 @@ class History:
             "statement": self.statement,
             _epsilon_name(self.hypothetical): _json_number(self.epsilon),
             "delta": self.delta,
+            "ledger": None if self.ledger is None else self.ledger._asdict(),
             "rounds": [
                 {name: _json_number(value) for name, value in record.row().items()}
                 for record in self.rounds
             ],
         }
         text = json.dumps(document, indent=1, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        _place(path).write_text(text + "\n", encoding="utf-8")
 
     def plot(self, *names: str) -> Any:
         """Draws curves over rounds, epsilon below; needs the extra `plot`.
@@ -230,8 +249,7 @@ class History:
         """
         from jaxfed.engine import _report
 
-        claim = self._privacy.statement(rounds=self._claimed_rounds, units=units)
-        _report.write(self, claim, path, title)
+        _report.write(self, self._claimed(units), path, title)
 
     def __repr__(self) -> str:
         num_rounds = len(self.rounds)
@@ -256,10 +274,16 @@ class History:
         """The same for a notebook."""
         return f"<pre>{html.escape(repr(self))}</pre>"
 
-    @property
-    def _claimed_rounds(self) -> int:
-        planned = getattr(self._privacy, "rounds", None) or 1
-        return max(planned, len(self.rounds))
+    def _claimed(self, units: Sequence[tuple[str, int]] = ()) -> Statement:
+        if self._claim is not None:
+            return self._claim(units)
+        planned = max(self._planned, getattr(self._privacy, "rounds", None) or 1)
+        rounds = max(planned, len(self.rounds))
+        return self._privacy.statement(rounds=rounds, units=units)
+
+    def _end(self) -> None:
+        """Keeps what paid for the run as it is now."""
+        self._ledger = self.ledger
 
     def _names(self) -> list[str]:
         found = dict.fromkeys(n for r in self.rounds for n in r.evaluation)
@@ -274,6 +298,17 @@ class History:
             raise AssertionError("a released history holds no private values")
         self.rounds.append(record)
         self.state, self.params = state, params
+
+
+def _place(path: Any) -> Path:
+    check.instance((str, os.PathLike), 'pass for example "history.csv"', path=path)
+    place = Path(path)
+    if not place.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"path must be in a folder that exists, got {str(place)!r}; make the "
+            "folder first, or choose another."
+        )
+    return place
 
 
 def _epsilon_name(hypothetical: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxfed import accounting, tree
+from jaxfed import tree
 from jaxfed.engine import _devices
 from jaxfed.engine._checkpoint import Saver
 from jaxfed.engine._plan import sha256_of
@@ -14,7 +14,6 @@ from jaxfed.engine._resume import Resumable
 from jaxfed.engine._run import Run
 from jaxfed.engine._simulate import noise_key
 from jaxfed.ledger import Ledger, PaidRun
-from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params
 
 _LOG = logging.getLogger("jaxfed")
@@ -29,12 +28,9 @@ class Release:
         run: Run,
         paid: PaidRun,
         ledger: Ledger,
-        privacy: Privacy,
-        rounds: int,
     ):
         self._algorithm, self._run = algorithm, run
         self._paid, self._ledger = paid, ledger
-        self._curve = privacy.epsilon_curve(rounds)
 
     def one_round(self, index: int) -> dict[str, float]:
         """Runs a round, pays for its sum, and releases it; tells nothing private."""
@@ -66,20 +62,6 @@ class Release:
         run.finish(index, summed)
         self._check_finite(index)
         return {}
-
-    def epsilon(self, index: int) -> float | None:
-        """Returns what the run has spent after a round."""
-        mechanism, terms = self._paid.mechanism, self._ledger.terms
-        repeats = len(mechanism.charges) - mechanism.rounds
-        if self._curve is not None and not repeats:
-            return float(self._curve[index])
-        return accounting.epsilon(
-            mechanism.cost.event,
-            mechanism.cost.uses(index + 1) + repeats,
-            delta=terms.delta,
-            relation=terms.relation,
-            distance=mechanism.cost.distance,
-        )
 
     def resumable(self, params: Params, saver: Saver) -> Resumable:
         """Returns what saves this run."""

@@ -128,7 +128,13 @@ def _recorded(
 def _ended(history: History, watch: Watch) -> bool:
     """Asks all callbacks whether to end; completes the last record if so."""
     wishes = [callback(history) for callback in watch.callbacks]  # all of them run
-    if not any(wish is True for wish in wishes):
+    for wish in wishes:
+        if not (wish is None or isinstance(wish, bool | np.bool_)):
+            raise TypeError(
+                f"a callback must return True to end the run, or False or None to go "
+                f"on, got {wish!r}; compare it, as in accuracy > 0.9."
+            )
+    if not any(wishes):
         return False
     record = history.rounds[-1]
     last = evaluated(watch.evaluations, history.params, record.round, is_last=True)

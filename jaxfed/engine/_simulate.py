@@ -89,6 +89,7 @@ def simulate(
             algorithm=repr(algorithm),
             privacy=privacy,
             params=params,
+            rounds=rounds,
             strategy=chosen.explain(),
         )
         run = Run(algorithm, data, arrays, params, root, rounds, chosen)

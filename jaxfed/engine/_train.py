@@ -7,6 +7,7 @@ have, and what follows from the noised sum is public.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jaxfed.data import FederatedData
 from jaxfed.engine import _checkpoint
 from jaxfed.engine._checkpoint import Checkpoint, Saver
 from jaxfed.engine._choice import choose_strategy, given_strategy
+from jaxfed.engine._claim import Claim
 from jaxfed.engine._history import History, LedgerFacts
 from jaxfed.engine._plan import inputs_of, plan_of, program_of
 from jaxfed.engine._release import Release
@@ -123,6 +125,7 @@ def train(
         )
         paid.check_fits(rounds)
         reported = dataclasses.replace(privacy, delta=ledger.terms.delta)
+        claim = Claim(paid.mechanism, ledger.terms, reported, rounds)
         history = History(
             algorithm=repr(algorithm),
             privacy=reported,
@@ -130,14 +133,18 @@ def train(
             # batch widths follow from how many examples clients have
             strategy=dataclasses.replace(chosen, batch_widths=None).explain(),
             private=True,
+            claim=claim.statement,
+            ledger=functools.partial(_facts_of, ledger),
         )
+        exits.callback(history._end)
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
-        exits.callback(_note, history, ledger)
-        release = Release(algorithm, run, paid, ledger, reported, rounds)
+        release = Release(algorithm, run, paid, ledger)
         resumable = None if saver is None else release.resumable(params, saver)
         if resumable is not None:
             resumable.restore(history, release.noise_key, rounds=rounds)
-        step = Step(run=release.one_round, epsilon=release.epsilon)
+        step = Step(
+            run=release.one_round, epsilon=lambda index: claim.epsilon(index + 1)
+        )
         try:
             run_rounds(
                 step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
@@ -272,10 +279,10 @@ def _exhausted(
     )
 
 
-def _note(history: History, ledger: Ledger) -> None:
-    """Writes into the history what paid for it."""
+def _facts_of(ledger: Ledger) -> LedgerFacts:
+    """Returns what pays for a run, as it is by now."""
     terms = ledger.terms
-    history.ledger = LedgerFacts(
+    return LedgerFacts(
         name=ledger.path.name,
         head=ledger.head,
         entries=len(ledger.history()),

@@ -120,6 +120,15 @@ class Statement:
         return json.dumps(fields, allow_nan=False)
 
 
+def neighbours_of(unit: str, relation: str) -> str:
+    """Returns a relation between neighbours in words."""
+    public = {"client": "the number of clients is", "example": "the sizes of silos are"}
+    return (
+        f"one {unit}'s contribution is replaced by {_REPLACED[relation]}; "
+        f"{public[unit]} public"
+    )
+
+
 def central(
     *,
     epsilon: float | None,
@@ -150,8 +159,7 @@ def central(
         unit="client",
         relation=relation,
         protects="one client, with all of its examples in all rounds",
-        neighbours=f"one client's contribution is replaced by {_REPLACED[relation]}; "
-        "the number of clients is public",
+        neighbours=neighbours_of("client", relation),
         trust="the server clips and adds the noise",
         sampling=participation,
         mechanism=f"{clip}; {law} of {multiplier:.4g} times that norm is added to the "
@@ -193,8 +201,7 @@ def example_level(
         relation="zero_out",
         protects="one example in one silo; a person with several examples, or in "
         "several silos, has less protection",
-        neighbours="one example's contribution is replaced by zero; the sizes of silos "
-        "are public",
+        neighbours=neighbours_of("example", "zero_out"),
         trust="the silo clips and adds the noise; the server is not trusted",
         sampling="every silo is assumed to take part in every round; in each of "
         f"{steps:,} step{'s' if steps > 1 else ''} a round, every example joins "

@@ -34,7 +34,7 @@ def history_of(*records, delta=None, algorithm="fedavg(sgd <a&b>)"):
     privacy = types.SimpleNamespace(
         delta=delta,
         is_hypothetical=False,
-        statement=lambda *, rounds: f"Nothing after {rounds}.",
+        statement=lambda *, rounds, units: f"Nothing after {rounds}.",
     )
     history = History(algorithm=algorithm, privacy=privacy, params={})
     for one in records:
@@ -169,7 +169,19 @@ def test_every_callback_runs_even_when_another_ends_the_run():
 
 
 def test_a_callback_that_says_nothing_ends_nothing():
-    assert len(mean_update(callbacks=[lambda history: None, lambda h: 1.5]).rounds) == 3
+    for says in (None, False, np.False_):
+        assert len(mean_update(callbacks=[lambda history, says=says: says]).rounds) == 3
+    for says in (True, np.True_):
+        assert len(mean_update(callbacks=[lambda history, says=says: says]).rounds) == 1
+    for says in (1.5, 1, "yes", np.ones(2, bool)):
+        with pytest.raises(TypeError, match="must return True to end the run"):
+            mean_update(callbacks=[lambda history, says=says: says])
+
+
+@pytest.mark.parametrize("write", ["to_csv", "to_json", "report"])
+def test_a_folder_that_is_not_there_is_named(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder that exists, got .*none/run"):
+        getattr(mean_update(), write)(tmp_path / "none" / "run")
 
 
 def test_a_run_in_which_every_client_fails_is_an_error():
@@ -262,6 +274,7 @@ def test_json_has_everything_but_the_parameters(tmp_path):
         "statement": typical().statement,
         "epsilon": 1.0,
         "delta": DELTA,
+        "ledger": None,
         "rounds": [one.row() for one in typical().rounds],
     }
 

@@ -72,7 +72,7 @@ def made(*records, claim=None, ledger=None, hypothetical=False, algorithm="fedav
     history = History(algorithm=algorithm, privacy=privacy, params={}, private=released)
     for one in records:
         history._record(one, state=None, params={})
-    history.ledger = ledger
+    history._ledger = ledger
     return history
 
 
@@ -365,7 +365,7 @@ def test_versions_are_named(released, tmp_path):
 
 def test_a_run_that_has_not_ended_has_no_ledger_yet(tmp_path):
     history = made(record(1), ledger=facts())
-    history.ledger = None
+    history._ledger = None
     shown = Checker(page(history, tmp_path)).words
     assert "Not noted yet: the run had not ended" in shown
     assert "Released with privacy: epsilon 1 at delta 1e-05 in 2 rounds" in shown

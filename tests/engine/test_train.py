@@ -125,7 +125,7 @@ def test_no_release_without_a_permit(data, tmp_path):
             run.release(0, summed, wrong)
     with pytest.raises(TypeError, match="must come from a ledger"):
         jf.ledger.Permit(
-            None, context={}, secret=b"", commit=None, is_replay=False, maker=None
+            None, secret=b"", commit=lambda _: "", is_replay=False, maker=None
         )
     with Ledger.open(ledger(tmp_path)) as opened:
         mechanism = opened.plan(ADAPTIVE, rounds=2)

@@ -1,11 +1,15 @@
 """Every kind of privacy costs in a ledger what it says it costs."""
 
+import json
+
 import jax.numpy as jnp
 import optax
 import pytest
 
 import jaxfed as jf
+from jaxfed.engine import _run
 from jaxfed.ledger import BudgetExhausted, Ledger
+from jaxfed.privacy._statement import up
 from tests.engine.paid import (
     ADAPTIVE,
     CLIENTS,
@@ -187,3 +191,59 @@ def test_evaluations_are_paid_by_the_ledger_of_the_run(data, tmp_path):
         options = {"params": PARAMS, "rounds": 4, "seed": 1, "progress": False}
         with pytest.raises(ValueError, match="looks must be >= the 4"):
             jf.simulate(averaging(), data, evaluate=looks(None, 3), **options)
+
+
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+def test_a_history_claims_what_its_ledger_counts(relation, data, tmp_path, monkeypatch):
+    """Under the ledger's relation, and with what was repeated."""
+    path = ledger(tmp_path, relation=relation)
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=8, name="training")
+    once = train(data, path)
+    digest = _run.Summed.digest
+    monkeypatch.setattr(_run.Summed, "digest", lambda self: digest(self)[::-1])
+    twice = train(data, path)
+    event = ADAPTIVE.event(1)
+    for history, uses in ((once, 4), (twice, 8)):
+        wanted = jf.accounting.epsilon(event, uses, delta=1e-3, relation=relation)
+        assert history.epsilon == pytest.approx(wanted, rel=1e-3)
+        assert up(history.epsilon) in history.statement
+        assert history.ledger.epsilon == pytest.approx(wanted, rel=1e-3)
+    assert "4 that were released again" in twice.statement
+    assert "again" not in once.statement
+    other = {"zero_out": "replaced by zero", "replace_one": "replaced by any other"}
+    assert other[relation] in once.statement
+    assert "all that budget.db pays for" in once.statement
+    twice.report(tmp_path / "r.html", units=[("client", 2)])
+    page = (tmp_path / "r.html").read_text()
+    assert "4 that were released again" in page
+    least = jf.accounting.group_epsilon(
+        event, 8, delta=1e-3, size=2, relation="zero_out"
+    )
+    claim = twice._claimed(units=[("client", 2)])
+    assert claim.units[0][2] >= least * (1 - 1e-6)
+
+
+def test_a_run_that_stops_early_claims_what_was_planned(data, tmp_path):
+    path = ledger(tmp_path)
+    history = train(data, path, rounds=6, callbacks=[lambda h: len(h.rounds) == 2])
+    assert len(history.rounds) == 2
+    wanted = ADAPTIVE.epsilon(rounds=6, delta=1e-3)
+    assert "After 6 rounds" in history.statement
+    assert history._claimed().epsilon == pytest.approx(wanted, rel=1e-6)
+
+
+def test_callbacks_see_what_pays(data, tmp_path):
+    seen = []
+
+    def look(history):
+        history.report(tmp_path / "r.html")
+        history.to_json(tmp_path / "h.json")
+        seen.append(history.ledger)
+
+    train(data, ledger(tmp_path), rounds=3, callbacks=[look])
+    assert [facts.entries for facts in seen] == [5, 7, 9]
+    assert len({facts.head for facts in seen}) == 3
+    assert seen[-1].head in (tmp_path / "r.html").read_text()
+    written = json.loads((tmp_path / "h.json").read_text())
+    assert written["ledger"]["head"] == seen[-1].head
