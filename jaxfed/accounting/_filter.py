@@ -66,9 +66,12 @@ class RenyiFilter:
         check.non_negative(distance=distance)
         self._budget = _budgets(self.epsilon, self.delta, self.orders, distance)
         if not (self._budget > 0).any():
+            way = "a larger epsilon or delta"
+            if (1 + math.exp(min(self.epsilon, 700.0))) * distance >= self.delta:
+                way = "a smaller epsilon: e**epsilon times that distance exceeds delta"
             raise ValueError(
                 f"epsilon={epsilon} with delta={delta} and distance={distance} leaves "
-                "no budget at any order; ask for a larger epsilon or delta."
+                f"no budget at any order; ask for {way}."
             )
         self._spent = np.zeros(len(self.orders))
 
@@ -102,10 +105,12 @@ class RenyiFilter:
         after = self._after(event, count)
         if not (after <= self._budget).any():
             left = self.rounds_left(event)
+            uses = "1 more use" if count == 1 else f"{count:,} more uses"
             raise BudgetExhausted(
-                f"the budget epsilon={self.epsilon}, delta={self.delta} is "
-                f"{100 * self.spent:.3g} % spent and {count} of this event do not fit; "
-                f"{left} would. Use more noise or fewer clients, or stop here."
+                f"{uses} of this event must fit into the budget of epsilon "
+                f"{self.epsilon:g} at delta {self.delta:g}, of which "
+                f"{100 * self.spent:.3g} % is spent; {left:,} would fit. Use more "
+                "noise, fewer clients a round or fewer rounds, or stop here."
             )
         self._spent = after
 

@@ -173,6 +173,13 @@ class Book:
                 found.append(mechanism)
         return found
 
+    def remaining(self, mechanism: Mechanism) -> int:
+        """Returns how many more releases of a mechanism will be paid for."""
+        left = max(0, mechanism.left)
+        if self.terms.adaptive:
+            left = min(left, self.budget.rounds_left(mechanism.cost))
+        return left
+
     def take(self, entry: Entry) -> None:
         """Takes account of one more entry."""
         facts, kind = entry.facts, entry.kind

@@ -76,9 +76,8 @@ class Planned:
             raise BudgetExhausted(
                 f"mechanism {name!r} must be planned before the first release of this "
                 "ledger, which has been made: what is chosen after looking at releases "
-                f"is not covered by a plan. Left here: {self._unused()}. Plan "
-                "all with ledger.plan(...) at the start, or create a ledger with "
-                "adaptive=True."
+                f"is not covered by a plan. Left here: {self._unused()}. Plan all with "
+                "ledger.plan(...) at the start, or create a ledger with adaptive=True."
             )
         total = self._total([*self._costs(), (new, new.uses(new.rounds))])
         if total <= self._epsilon:
@@ -87,8 +86,9 @@ class Planned:
         raise BudgetExhausted(
             f"{new.rounds} rounds of {name!r} bring the plan to epsilon "
             f"{shown(total)}, above the budget {self._epsilon:g} at delta "
-            f"{self._delta:g}; {self._left()} of it is not planned yet: {fits} rounds "
-            "would fit. Run fewer, or calibrate for what is left."
+            f"{self._delta:g}; epsilon {self._left()} is not planned yet, and {fits:,} "
+            "rounds would fit. Run fewer, or use more noise: "
+            "privacy.calibrated(epsilon=..., delta=..., rounds=...)."
         )
 
     def add(self, new: Mechanism) -> None:
@@ -100,13 +100,19 @@ class Planned:
         reserved = mechanism.cost.uses(mechanism.cost.rounds)
         if mechanism.left >= 1 and mechanism.uses + uses <= reserved:
             return
-        repeats = len(mechanism.charges) - mechanism.rounds
-        again = f", {repeats} of them repeated" if repeats else ""
+        made, planned = len(mechanism.charges), mechanism.cost.rounds
+        repeats = made - mechanism.rounds
+        done = f"{made:,} of {planned:,}" if made < planned else f"all {planned:,}"
+        again = f", {repeats:,} of them repeated" if repeats else ""
+        few = "no more are"
+        if mechanism.left >= 1:
+            wanted = mechanism.uses + uses
+            few = f"{wanted:,} uses of its event would be more than the {reserved:,}"
         raise BudgetExhausted(
-            f"{len(mechanism.charges)} of {mechanism.cost.rounds} planned releases of "
-            f"{mechanism.name!r} were made{again}, for {mechanism.uses} of {reserved} "
-            "uses; this one does not fit, and what was planned cannot grow after the "
-            f"first release. Left in this ledger: {self._unused()}."
+            f"{done} planned releases of {mechanism.name!r} were made{again}: {few} "
+            "planned, and a plan cannot grow after the first release of its ledger. "
+            f"Left in this ledger: {self._unused()}. For more, create another ledger, "
+            "whose budget adds to this one's."
         )
 
     def spend(self, mechanism: Mechanism, uses: int) -> None:
@@ -197,8 +203,8 @@ class Adaptive:
         """Asks the filter."""
         if mechanism.left < 1:
             raise BudgetExhausted(
-                f"all {mechanism.cost.rounds} planned releases of {mechanism.name!r} "
-                "were made; name another mechanism for more."
+                f"all {mechanism.cost.rounds:,} planned releases of "
+                f"{mechanism.name!r} were made; plan another mechanism for more."
             )
         if uses and not self._filter.fits(mechanism.cost.event, uses):
             self._filter.charge(mechanism.cost.event, uses)

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,31 +120,47 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, what: Path) -> Generator[None]:
-    """Holds the lock that a ledger's one writer has; a process that dies lets it go.
+class Lock(contextlib.AbstractContextManager["Lock"]):
+    """The lock that a ledger's one writer has; a process that dies lets it go.
+
+    Args:
+        path: of the file that is locked.
+        what: the ledger, for messages.
 
     Raises:
         LedgerError: another writer holds it, or nobody can hold one there.
     """
-    import fcntl
 
-    with contextlib.ExitStack() as exits:
+    def __init__(self, path: Path, *, what: Path):
+        import fcntl
+
         try:
-            file = exits.enter_context(path.open("rb"))
+            file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise _unlocked(path, error) from error
+        self._close = weakref.finalize(self, os.close, file)
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._close()
             raise LedgerError(
                 f"{what} must have one writer, and another one has it open (in this "
                 "or another process); wait until it ends, or open it with "
                 "read_only=True."
             ) from error
         except OSError as error:
-            raise LedgerError(
-                f"{path} could not be locked: {error}; nothing was released. Mend the "
-                "disk, or keep the ledger on one that has locks, and run again."
-            ) from error
-        yield
+            self._close()
+            raise _unlocked(path, error) from error
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+
+def _unlocked(path: Path, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{path} could not be locked: {error}; nothing was released. Mend the disk, or "
+        "keep the ledger on one that has locks, and run again."
+    )
 
 
 @contextlib.contextmanager

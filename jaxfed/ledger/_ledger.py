@@ -168,8 +168,14 @@ class Ledger:
         """
         return self._book.budget.epsilon()
 
-    def remaining(self, privacy: Privacy) -> int:
-        """Returns how many more rounds of a mechanism this ledger will pay for."""
+    def remaining(self, privacy: Privacy | str) -> int:
+        """Returns how many more rounds of a mechanism this ledger will pay for.
+
+        Args:
+            privacy: a privacy object, or the name of a planned mechanism.
+        """
+        if isinstance(privacy, str):
+            return self._book.remaining(self._named(privacy))
         cost = self._book.cost_of(privacy, getattr(privacy, "rounds", None) or 1)
         same = self._book.like(privacy)
         left = sum(m.left for m in same)
@@ -203,9 +209,13 @@ class Ledger:
             raise ValueError(
                 f"name must be new in this ledger, got {name!r}; give it another one."
             )
+        self._book.cost_of(what, 1)  # says first what is wrong with `what`
         rounds = getattr(what, "rounds", None) if rounds is None else rounds
         remedy = "pass how many releases you plan"
-        cost = self._book.cost_of(what, check.positive_integer(remedy, rounds=rounds))
+        count = check.positive_integer(remedy, rounds=rounds)
+        if count > MANY:
+            raise ValueError(f"rounds must be <= {MANY:,}, got {count:,}; {remedy}.")
+        cost = self._book.cost_of(what, count)
         self._book.budget.admit(cost, name)
         with self._writer.transaction() as written:
             facts = Mechanism(0, name, cost).facts()
@@ -378,17 +388,21 @@ class Ledger:
     def _owner(self) -> Owner:
         return self._writer.owner
 
+    def _named(self, name: str) -> Mechanism:
+        found = self._book.named(name)
+        if found is not None:
+            return found
+        known = [m.name for m in self.mechanisms]
+        hint = check.nearest(name, known) or "plan it first with ledger.plan(...)."
+        raise ValueError(
+            f"a mechanism must be planned under its name, got {name!r}; known are "
+            f"{', '.join(map(repr, known)) or 'none'}; {hint}"
+        )
+
     def _found(self, what: Any, name: str | None) -> Mechanism:
         """Returns the mechanism that a charge is for, planned now if need be."""
         if isinstance(what, str):
-            found = self._book.named(what)
-            if found is None:
-                known = [m.name for m in self.mechanisms]
-                raise ValueError(
-                    f"a mechanism must be planned under its name, got {what!r}; known "
-                    f"are {', '.join(map(repr, known)) or 'none'}. "
-                    f"{check.nearest(what, known)}"
-                )
+            found = self._named(what)
             if found.run is not None:
                 raise ValueError(
                     f"mechanism {what!r} belongs to a run, which is charged by "

@@ -45,7 +45,7 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
     with _files.writing(where):
         owner = Owner(_files.new_secret(_files.secret_of(where)))
     with contextlib.ExitStack() as exits:
-        exits.enter_context(_files.locked(_files.secret_of(where), what=where))
+        exits.enter_context(_files.Lock(_files.secret_of(where), what=where))
         store = Store(where, "create")
         exits.callback(store.drop)
         first = owner.row(0, _rows.START, "ledger", terms.facts())
@@ -70,7 +70,7 @@ def open_(where: Path, anchor: Path | None, *, read_only: bool) -> Opened:
         if not read_only and where.is_file():  # if it is not, that is said first
             secret = _files.secret_of(where)
             owner = Owner(_files.read_secret(secret))
-            exits.enter_context(_files.locked(secret, what=where))
+            exits.enter_context(_files.Lock(secret, what=where))
         store = Store(where, "read" if read_only else "write")
         exits.callback(store.drop)
         key = None if owner is None else owner.mac_key

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RELATIONS = ("zero_out", "replace_one")
 _CLIPPINGS = (clipping.Fixed, clipping.Adaptive, clipping.PerLayer, clipping.Scaled)
+_FIRST_ROUNDS = 1 << 14  # after which what a sampler promises is known
 _LAWS: dict[type, str] = {
     noise.Gaussian: "discrete Gaussian noise",
     noise.Skellam: "Skellam noise",
@@ -236,8 +237,11 @@ class Central(Privacy):
     def cost(self, rounds: int, *, relation: str = "zero_out") -> Cost:
         """Returns what a run of that many rounds costs a client."""
         found = super().cost(rounds, relation=relation)
-        uses = [self._uses(count + 1) for count in range(rounds)]
-        return found._replace(event=self._round_event(), every=interval(uses))
+        first = min(rounds, _FIRST_ROUNDS)  # what samplers promise repeats itself
+        every = interval([self._uses(count + 1) for count in range(first)])
+        if self._uses(rounds) > -(-rounds // every):
+            every = 1
+        return found._replace(event=self._round_event(), every=every)
 
     def _statement(self, rounds: int | None) -> Statement:
         is_known = rounds is not None and self.delta is not None

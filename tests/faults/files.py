@@ -78,7 +78,7 @@ class Reported:
         return self.told(Call("unlink", os.path.abspath(path)), perform)
 
     def flock(self, file, how):
-        path = os.path.abspath(file.name)
+        path = self._paths[file]
         return self.told(Call("lock", path), lambda: self.original["flock"](file, how))
 
     def path_open(self, path, mode="r", *arguments, **options):

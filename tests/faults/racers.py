@@ -136,7 +136,7 @@ def closed_by_a_child(folder: Path) -> dict:
 
 def main(what: str, count: int) -> dict:
     if what == "unlocked":  # a seeded defect
-        _files.locked = lambda path, *, what: contextlib.nullcontext()
+        _files.Lock = lambda path, *, what: contextlib.nullcontext()
     gc.freeze()
     root = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:

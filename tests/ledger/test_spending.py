@@ -42,7 +42,9 @@ def test_repeated_rounds_never_pass_what_was_planned(ledger):
     for attempt in range(2):
         with ledger.spending(plan, 0, digest(attempt)):
             pass
-    with pytest.raises(BudgetExhausted, match="for 2 of 2 uses"):
+    with pytest.raises(
+        BudgetExhausted, match="3 uses of its event would be more than the 2"
+    ):
         ledger.spending(plan, 0, digest("third")).__enter__()
     assert ledger.epsilon() == pytest.approx(planned, rel=1e-6)
     with ledger.spending(plan, 1, digest("covered by the first")):
@@ -224,3 +226,48 @@ def test_a_mechanism_has_a_name(ledger):
     for name in ("", "  "):
         with pytest.raises(ValueError, match="name must not be empty"):
             ledger.plan(MEAN, rounds=1, name=name)
+
+
+def test_what_is_planned_is_checked_first(ledger):
+    for what, rounds, match in (
+        (
+            jf.privacy.none(sampling=jf.sampling.Full(population=3)),
+            None,
+            "have privacy",
+        ),
+        (3, None, "event must be one that can be accounted, got int"),
+        (MEAN, None, "rounds must be an integer >= 1, got None"),
+        (MEAN, 10**12, "rounds must be <= 1,073,741,824"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ledger.plan(what, rounds)
+
+
+def test_what_is_left_is_asked_by_name(ledger):
+    ledger.plan(MEAN, rounds=3, name="mine")
+    assert ledger.remaining("mine") == ledger.remaining(MEAN) == 3
+    ledger.charge("mine")
+    assert ledger.remaining("mine") == 2
+    for call in (ledger.remaining, ledger.charge):
+        with pytest.raises(
+            ValueError, match=r"known are 'mine'; did you mean 'mine'\?"
+        ):
+            call("mien")
+    ledger.charge("mine")
+    ledger.charge("mine")
+    with pytest.raises(BudgetExhausted, match="all 3 planned releases of 'mine' were"):
+        ledger.charge("mine")
+
+
+def test_many_rounds_of_turns_are_few_uses(tmp_path):
+    """Beyond what is looked at round by round, and with a use more than fits."""
+    cost = central(CYCLIC).cost(10**6)
+    assert (cost.every, cost.uses(10**6)) == (4, 250_000)
+    wide = jf.sampling.Cyclic(population=10**5, groups=20_000)
+    found = jf.privacy.central(
+        sampling=wide, clipping=jf.clipping.Fixed(norm=1.0), noise=MEAN.noise
+    ).cost(10**6)
+    assert all(
+        found.uses(rounds) >= wide.participation(rounds).max_participations
+        for rounds in (1, 2, 20_000, 20_001, 40_001, 10**6)
+    )
