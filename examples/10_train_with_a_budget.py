@@ -6,10 +6,10 @@ the operating system, every round is paid for before it leaves, and what it prin
 saves is covered by the budget.
 
 What you should see, within a minute: a process that trains for 20 of 40 rounds and is
-killed; a second one that goes on with round 21, to the same model bit by bit as a run
-that nobody killed; an accuracy that was measured with noise from the same budget; a
-ledger that adds up to epsilon 1; and a third attempt that is refused, because nothing
-is left.
+killed; a second one that goes on where the last checkpoint was, computes rounds 11 to
+20 again for nothing, and ends with the same model bit by bit as a run that nobody
+killed; an accuracy that was measured with noise from the same budget; a ledger that
+adds up to epsilon 1; and one more release that is refused, because nothing is left.
 
 Run: python examples/10_train_with_a_budget.py
 """
@@ -121,7 +121,7 @@ killed = subprocess.run([sys.executable, __file__, str(folder)], check=False)
 # [resume]
 seen = []
 history = run(folder, callbacks=[lambda h: seen.append(h.rounds[-1].round)])
-print(f"a second one goes on with round {seen[0]} and ends with {seen[-1]}:")
+print(f"a second one goes on with round {seen[0]}, and ends with {seen[-1]}:")
 print(history)
 history.report(folder / "report.html")
 

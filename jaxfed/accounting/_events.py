@@ -5,7 +5,7 @@ equal ones, and refuses by name whatever no accountant here can handle. Composit
 may be adaptive in the queries; in the events themselves only under `RenyiFilter`.
 
 Relations, in the words of `jaxfed.privacy`: `"zero_out"`, one client's data is
-replaced by none and the population is public; `"replace_one"`, it is replaced by
+left out and the population is public; `"replace_one"`, it is replaced by
 other data, which moves a sum twice as far; `"add_remove"`, the client is added or
 removed, which has a meaning only where the cohort's law does not depend on who else
 is there. An event's noise multiplier is relative to one client's contribution, and

@@ -14,8 +14,8 @@ _MOST_DIGITS = 6  # that `up` writes
 _UNITS = {"client": "each client", "example": "each example", "none": "nobody"}
 _ONE = {"client": "one client", "example": "one example"}
 _RELATIONS = {
-    "zero_out": "its data replaced by none",
-    "replace_one": "its data replaced by any other",
+    "zero_out": "whose data may as well have been left out",
+    "replace_one": "whose data may as well have been any other",
     "none": "no noise, no protection",
 }
 

@@ -4,7 +4,8 @@
 privacy loss distributions, is within the budget. Then a release is a comparison of two
 integers. Which of them comes next, and when to stop, may depend on everything seen:
 each release is computed from one sample of its own dominating pair, and all samples
-could be drawn beforehand.
+could be drawn beforehand. Interactive mechanisms compose as non-interactive ones do,
+however they are interleaved (Vadhan and Zhang 2023, arXiv:2207.08335).
 
 `Adaptive`: mechanisms may be chosen after looking at earlier releases. Then only a
 filter is valid (`accounting.RenyiFilter`), and it costs a little more.
@@ -74,7 +75,7 @@ class Planned:
         """Refuses a mechanism that is late or too much."""
         if self._has_begun:
             raise BudgetExhausted(
-                f"mechanism {name!r} must be planned before the first release of this "
+                f"{name} must be planned before the first release of this "
                 "ledger, which has been made: what is chosen after looking at releases "
                 f"is not covered by a plan. Left here: {self._unused()}. Plan all with "
                 "ledger.plan(...) at the start, or create a ledger with adaptive=True."
@@ -84,7 +85,7 @@ class Planned:
             return
         fits = self.rounds_left(new)
         raise BudgetExhausted(
-            f"{new.rounds} rounds of {name!r} bring the plan to epsilon "
+            f"{new.rounds:,} rounds of {name} bring the plan to epsilon "
             f"{shown(total)}, above the budget {self._epsilon:g} at delta "
             f"{self._delta:g}; epsilon {self._left()} is not planned yet, and {fits:,} "
             "rounds would fit. Run fewer, or use more noise: "
@@ -103,13 +104,15 @@ class Planned:
         made, planned = len(mechanism.charges), mechanism.cost.rounds
         repeats = made - mechanism.rounds
         done = f"{made:,} of {planned:,}" if made < planned else f"all {planned:,}"
+        done = "the one" if planned == 1 else done
         again = f", {repeats:,} of them repeated" if repeats else ""
         few = "no more are"
         if mechanism.left >= 1:
             wanted = mechanism.uses + uses
             few = f"{wanted:,} uses of its event would be more than the {reserved:,}"
         raise BudgetExhausted(
-            f"{done} planned releases of {mechanism.name!r} were made{again}: {few} "
+            f"{done} planned release{'s' * (planned > 1)} of {mechanism.name!r} "
+            f"{'were' if planned > 1 else 'was'} made{again}: {few} "
             "planned, and a plan cannot grow after the first release of its ledger. "
             f"Left in this ledger: {self._unused()}. For more, create another ledger, "
             "whose budget adds to this one's."
@@ -188,7 +191,7 @@ class Adaptive:
         """Refuses one mechanism too many, or one of which not even one round fits."""
         if self._distance + new.distance > self._limit:
             raise BudgetExhausted(
-                f"mechanism {name!r} would be one too many: an adaptive ledger holds "
+                f"{name} would be one too many: an adaptive ledger holds "
                 f"{ADAPTIVE_MECHANISMS}, for what their noise may differ from its law; "
                 "create another ledger, whose budget adds to this one's."
             )

@@ -202,6 +202,7 @@ class Ledger:
             ValueError: it has another unit, or no proof under this relation.
         """
         self._store.check_open()
+        shown = "this mechanism" if name is None else f"mechanism {name!r}"
         if name is None:
             name = f"mechanism {len(self.mechanisms) + 1}"
         check.name("name the mechanism in a few words", name=name)
@@ -216,7 +217,7 @@ class Ledger:
         if count > MANY:
             raise ValueError(f"rounds must be <= {MANY:,}, got {count:,}; {remedy}.")
         cost = self._book.cost_of(what, count)
-        self._book.budget.admit(cost, name)
+        self._book.budget.admit(cost, shown)
         with self._writer.transaction() as written:
             facts = Mechanism(0, name, cost).facts()
             entry = self._writer.append(written, "mechanism", facts)

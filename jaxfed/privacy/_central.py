@@ -39,7 +39,7 @@ class Central(Privacy):
     Formal guarantee: over `rounds` rounds, the sequence of releases is
     (epsilon, delta)-differentially private for
     `epsilon = self.epsilon(rounds=rounds, delta=delta)` when one client's whole data
-    is replaced by none (zero-out relation, public population), or by other data where
+    is left out (zero-out relation, public population), or is any other where
     `sampling.relation` says "replace_one". The claim is about the
     arithmetic that runs: contributions are integers of exactly bounded norm, their
     sum is exact, the noise is a discrete Gaussian, and what its finite tables differ
@@ -152,7 +152,7 @@ class Central(Privacy):
         Adaptive and scaled clipping start there and move on; the noise moves along.
 
         Args:
-            relation: `"zero_out"`, one client's data replaced by none: `norm`;
+            relation: `"zero_out"`, one client's data left out: `norm`;
                 `"replace_one"`, replaced by other data: twice that.
         """
         check.one_of(RELATIONS, relation=relation)

@@ -51,7 +51,7 @@ class CentralCorrelated(Privacy):
 
     Formal guarantee: the releases of up to `rounds` rounds are together
     (epsilon, delta)-differentially private for `self.epsilon()` when one client's
-    whole data is replaced by none, for every sequence of cohorts in which no client
+    whole data is left out, for every sequence of cohorts in which no client
     takes part twice within `participation.min_separation` rounds or more than
     `participation.max_participations` times; the engine refuses any other. The whole
     run is one Gaussian mechanism, charged before its first round: stopping early

@@ -42,7 +42,7 @@ class ExampleLevel(Privacy):
     Formal guarantee: over `rounds` rounds, everything that silo i sends is
     (epsilon_i, delta)-differentially private with
     `epsilon_i = self.epsilons(rounds=rounds, delta=delta)[i]` when one of its examples
-    is replaced by none (zero-out relation; the sizes of silos are public).
+    is left out (zero-out relation; the sizes of silos are public).
     `epsilon` is the largest of them; a person with one example in one silo is covered
     by that silo's. A silo is assumed to take part in every round: the sampling of
     silos is never multiplied with the sampling of examples (it would claim far less
