@@ -34,7 +34,8 @@ def digest_of(function: Callable[..., Any], *arguments: Any) -> bytes:
 
 def parts_of(program: Any) -> Iterator[bytes]:
     """Yields the text of a closed program, then the values of all its constants."""
-    yield _ADDRESS.sub("", str(program)).encode()
+    text = getattr(program, "jaxpr", program).pretty_print(use_color=False)
+    yield _ADDRESS.sub("", text).encode()
     yield from _constants_of(program)
 
 
