@@ -22,7 +22,7 @@ from jaxfed.privacy import Central
 from jaxfed.queries import _columns
 from jaxfed.queries._answer import Answer, cost_of
 from jaxfed.queries._means import ratios, standard_error
-from jaxfed.queries._paid import Paid, Source, planned, source_of
+from jaxfed.queries._paid import Paid, Source, begun, source_of
 from jaxfed.queries._release import (
     WEIGHTINGS,
     Clients,
@@ -142,7 +142,7 @@ def evaluation(
     source = source_of(key, ledger, name=name, looks=looks)
     kind = repr(("evaluation", limits, weighting))
     if isinstance(source, Paid):
-        planned(source, kind, data, privacy)  # before anything is released
+        begun(source, kind, data, privacy)  # before anything is released
     predict = _Predictor(_stacked(metric_fn, tuple(limits)), dict(data.arrays))
     known: dict[bytes, dict[str, float]] = {}
     answers: list[Answer] = []

@@ -11,7 +11,13 @@ from jaxfed import _check as check
 from jaxfed import _program
 from jaxfed.data import FederatedData
 from jaxfed.data._digest import digest_of as data_digest_of
-from jaxfed.ledger import BudgetExhausted, Ledger, LedgerError, Mechanism
+from jaxfed.ledger import (
+    BudgetExhausted,
+    Ledger,
+    LedgerError,
+    Mechanism,
+    PaidRun,
+)
 from jaxfed.privacy import Central
 
 
@@ -56,29 +62,45 @@ def source_of(
     return Paid(ledger, name, looks)
 
 
-def planned(
-    paid: Paid, question: str, data: FederatedData, privacy: Central
-) -> tuple[Mechanism, bytes]:
-    """Returns the query's mechanism in its ledger, and a digest of its data.
+def begun(paid: Paid, question: str, data: FederatedData, privacy: Central) -> PaidRun:
+    """Returns the query's place in its ledger, planned and begun now or before.
 
     The same question about the same data is the same mechanism; new data is another
     one, which is paid anew. One that was planned ahead under the query's plain name
     serves the first such query.
     """
     ledger, digest = paid.ledger, data_digest_of(data)
-    plan = _plan_of(question, privacy)
+    plan = hashlib.sha256(f"{question}|{privacy.to_json()}".encode()).hexdigest()
     name = f"{paid.name} [{ledger.tag(bytes.fromhex(plan) + digest)}]"
     known = {mechanism.name: mechanism for mechanism in ledger.mechanisms}
     ahead = known.get(paid.name)
     if ahead is not None and ledger.may_begin(ahead, plan=plan, inputs=digest):
-        wanted = privacy.cost(ahead.cost.rounds, relation=ledger.terms.relation)
-        if wanted != ahead.cost:
-            raise LedgerError(
-                f"mechanism {paid.name!r} must cost what was planned, but this privacy "
-                "object costs something else; pass the one it was planned with."
-            )
-        return ahead, digest
-    return known.get(name) or _planned_now(paid, privacy, name), digest
+        _check_ahead(ahead, paid, privacy)
+        found = ahead
+    else:
+        found = known.get(name) or _planned_now(paid, privacy, name)
+    return ledger.begin(
+        found,
+        plan=plan,
+        inputs=digest,
+        program=b"",  # the library's own, whose version is among the machine's
+        execution={"machine": _program.machine()},
+    )
+
+
+def _check_ahead(ahead: Mechanism, paid: Paid, privacy: Central) -> None:
+    planned = ahead.cost.rounds
+    wanted = privacy.cost(planned, relation=paid.ledger.terms.relation)
+    if wanted != ahead.cost:
+        raise LedgerError(
+            f"mechanism {paid.name!r} must cost what was planned, but this privacy "
+            "object costs something else; pass the one it was planned with."
+        )
+    if paid.looks > planned:
+        raise LedgerError(
+            f"looks must be <= the {planned} that {paid.name!r} was planned for, got "
+            f"{paid.looks}; look less often."
+        )
 
 
 def _planned_now(paid: Paid, privacy: Central, name: str) -> Mechanism:
@@ -89,10 +111,6 @@ def _planned_now(paid: Paid, privacy: Central, name: str) -> Mechanism:
             f"{error} A query is planned ahead under its plain name: "
             f"ledger.plan(privacy, {paid.looks}, name={paid.name!r})."
         ) from error
-
-
-def _plan_of(question: str, privacy: Central) -> str:
-    return hashlib.sha256(f"{question}|{privacy.to_json()}".encode()).hexdigest()
 
 
 def released(
@@ -116,14 +134,7 @@ def released(
         digest_of: hashes that sum.
         release: noises that sum with a key.
     """
-    mechanism, digest = planned(paid, question, data, privacy)
-    run = paid.ledger.begin(
-        mechanism,
-        plan=_plan_of(question, privacy),
-        inputs=digest,
-        program=b"",  # the library's own, whose version is among the machine's
-        execution={"machine": _program.machine()},
-    )
+    run = begun(paid, question, data, privacy)
     index = run.index_of(paid.about)
     attempt = run.attempt(index)
     found = total(run.key(attempt), index)

@@ -271,3 +271,27 @@ def test_many_rounds_of_turns_are_few_uses(tmp_path):
         found.uses(rounds) >= wide.participation(rounds).max_participations
         for rounds in (1, 2, 20_000, 20_001, 40_001, 10**6)
     )
+
+
+def looking(values, ledger, looks=2):
+    return jf.queries.evaluation(
+        lambda params, rows: {"x": rows["x"] * params},
+        data_of(values),
+        bounds={"x": (0, 1)},
+        privacy=MEAN,
+        looks=looks,
+        ledger=ledger,
+    )
+
+
+def test_an_evaluation_takes_its_place_when_it_is_made(ledger):
+    """Or a second one would find it taken in the middle of a run."""
+    values = np.linspace(0, 1, 80)
+    ahead = ledger.plan(MEAN, rounds=2, name="evaluation of x")
+    with pytest.raises(LedgerError, match="looks must be <= the 2"):
+        looking(values, ledger, looks=3)
+    first, second = looking(values, ledger), looking(values / 2, ledger)
+    assert ahead.run is not None
+    for evaluation in (second, first):
+        evaluation(np.float32(1))
+    assert [len(m.charges) for m in ledger.mechanisms] == [1, 1]
