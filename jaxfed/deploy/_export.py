@@ -1,0 +1,202 @@
+"""Export: local work as a plan that a vault runs without JAX."""
+
+import base64
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed import tree
+from jaxfed.data import FederatedData
+from jaxfed.deploy import _lower, _simplify
+from jaxfed.deploy._trace import Constants, host_array, traced
+from jaxfed.typing import Batch, FederatedAlgorithm, Params, PyTree
+from jaxfed.vault import _operations, _plan
+from jaxfed.vault._plan import Plan
+
+_TOLERANCE = 1e-4  # of a check, relative to the largest value
+_WORDS = np.array([7, 13], np.uint32)
+
+
+def export(
+    algorithm: FederatedAlgorithm,
+    data: FederatedData | Mapping[str, Any],
+    params: Params,
+    *,
+    rules: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Returns local work as a plan: compressed JSON, the same for the same work.
+
+    Every plan is run in NumPy and with JAX, on made-up inputs, before it is returned.
+
+    Args:
+        algorithm: whose local work; any that is a step and a sum.
+        data: the clients' examples, or arrays with a few of them: names, dtypes and
+            shapes are looked at alone.
+        params: the model's parameters.
+        rules: plain values about privacy, for the vault's policy.
+
+    Raises:
+        ValueError: local work does what a plan cannot say; the message names it.
+        AssertionError: NumPy and JAX disagree.
+    """
+    check.instance(
+        FederatedAlgorithm,
+        "pass for example algorithms.fedavg(...)",
+        algorithm=algorithm,
+    )
+    arrays = data.arrays if isinstance(data, FederatedData) else dict(data)
+    work = _Work(algorithm, arrays, params)
+    constants = Constants()
+    programs = {
+        name: _simplify.simplified(traced(function, arguments, constants))
+        for name, (function, arguments) in work.functions.items()
+    }
+    document = {
+        "format": _plan.FORMAT,
+        "version": _plan.VERSION,
+        "operations": _operations.VERSION,
+        "producer": {
+            name: importlib.metadata.version(name) for name in ("jaxfed", "jax")
+        },
+        "constants": [_constant(array) for array in constants.arrays],
+        "programs": programs,
+        "shared": _named(work.shared),
+        "kept": _named(work.kept),
+        "carry": [_type(leaf) for leaf in jax.tree.leaves(work.carry)],
+        "update": _named(work.update),
+        "metrics": work.metrics,
+        "rows": [
+            [name, *_type(array, skip=1)] for name, array in sorted(arrays.items())
+        ],
+        "batching": work.batching,
+        "check": {},
+        "rules": dict(rules or {}),
+    }
+    plan = _plan.compressed(_plan.canonical(document))
+    work.compare(Plan(plan))
+    return plan
+
+
+class _Work:
+    """Local work as three functions of leaves, and all their types."""
+
+    def __init__(
+        self, algorithm: FederatedAlgorithm, arrays: Mapping[str, Any], params: Params
+    ):
+        local = algorithm.local
+        if local.batching.rate is not None:
+            raise ValueError(
+                "local work must take shuffled batches, got a sampling rate; export "
+                "work without privacy.example_level."
+            )
+        size = local.batching.batch_size
+        self.batching = {
+            "batch_size": size,
+            "epochs": local.batching.epochs,
+            "steps": local.batching.steps,
+        }
+        self.shared = algorithm.broadcast(algorithm.init(params))
+        self.kept = local.init_client(params)
+        rows = {
+            name: jax.ShapeDtypeStruct(
+                (size, *np.shape(array)[1:]),
+                jax.dtypes.canonicalize_dtype(np.asarray(array).dtype),
+            )
+            for name, array in sorted(arrays.items())
+        }
+        self.carry = jax.eval_shape(local.init, self.shared, self.kept)
+        real = jax.ShapeDtypeStruct((size,), jnp.bool_)
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+
+        def step(carry: PyTree, rows: Any, real: Any, count: Any, key: Any) -> Any:
+            return local.step(carry, Batch(rows, real, count), key=key)
+
+        def finish(shared: Any, carry: PyTree) -> Any:
+            result = local.finish(shared, carry)
+            weight = jnp.asarray(result.weight, jnp.float32)
+            return result.update, weight, result.client_state
+
+        _, metrics = jax.eval_shape(step, self.carry, rows, real, count, key)
+        self.metrics = sorted(metrics)
+        self.update = jax.eval_shape(finish, self.shared, self.carry)[0]
+        stepping = (self.carry, rows, real, count, key)
+        self.functions = {
+            "begin": _flat(local.init, (self.shared, self.kept)),
+            "step": _flat(step, stepping),
+            "finish": _flat(finish, (self.shared, self.carry)),
+        }
+
+    def compare(self, plan: Plan) -> None:
+        """Runs all programs in NumPy and with JAX.
+
+        Raises:
+            AssertionError: they disagree.
+        """
+        draw = np.random.default_rng(0)
+        programs = {"begin": plan.begin, "step": plan.step, "finish": plan.finish}
+        for name, (function, arguments) in self.functions.items():
+            given = [_made_up(draw, leaf) for leaf in arguments]
+            found = programs[name](*map(host_array, given))
+            wanted = jax.jit(function)(*given)
+            for one, other in zip(found, map(host_array, wanted), strict=True):
+                _check_close(name, one, other)
+
+
+def _flat(function: Any, arguments: Any) -> Any:
+    """Returns a function of leaves, and their shapes."""
+    leaves, structure = jax.tree.flatten(arguments)
+
+    def flat(*given: Any) -> list[Any]:
+        return jax.tree.leaves(function(*structure.unflatten(given)))
+
+    specs = [
+        jax.eval_shape(lambda leaf=leaf: jnp.asarray(leaf))
+        if not isinstance(leaf, jax.ShapeDtypeStruct)
+        else leaf
+        for leaf in leaves
+    ]
+    return flat, specs
+
+
+def _made_up(draw: np.random.Generator, spec: Any) -> Any:
+    if jax.dtypes.issubdtype(spec.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(_WORDS))
+    if spec.dtype == np.bool_:
+        return np.arange(int(np.prod(spec.shape))).reshape(spec.shape) % 4 != 3
+    if np.issubdtype(spec.dtype, np.floating):
+        return draw.normal(size=spec.shape).astype(spec.dtype) * np.float32(0.5)
+    return draw.integers(0, 2, spec.shape).astype(spec.dtype)
+
+
+def _check_close(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
+    if found.dtype.kind != "f":
+        assert np.array_equal(found, wanted), f"{name}: integers differ"
+        return
+    largest = np.abs(wanted[np.isfinite(wanted)]).max(initial=1e-3)
+    both = np.isfinite(wanted)
+    assert np.array_equal(both, np.isfinite(found)), f"{name}: NaN or infinity differ"
+    error = np.abs(found - wanted)[both].max(initial=0.0) / largest
+    assert error <= _TOLERANCE, f"{name}: differs by {error:.2g} of the largest value"
+
+
+def _named(values: PyTree) -> list[list[Any]]:
+    found: list[list[Any]] = []
+    tree.map_with_names(lambda name, leaf: found.append([name, *_type(leaf)]), values)
+    return found
+
+
+def _type(leaf: Any, *, skip: int = 0) -> list[Any]:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype) if skip else leaf.dtype
+    return [_lower.dtype_of(dtype), _lower.shape_of(leaf)[skip:]]
+
+
+def _constant(array: np.ndarray) -> list[Any]:
+    little = array.astype(array.dtype.newbyteorder("<"))
+    text = base64.b64encode(little.tobytes()).decode("ascii")
+    return [array.dtype.name, list(array.shape), text]
