@@ -3,3 +3,7 @@
 
 class PlanError(ValueError):
     """A plan is not what it may be; nothing of it was run."""
+
+
+class WireError(ValueError):
+    """What came is not what was asked for; none of it was used."""
