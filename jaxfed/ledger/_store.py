@@ -226,7 +226,9 @@ class Store:
         It must where the folder has no place for such files.
         """
         log = self.path.with_name(self.path.name + "-wal")
-        has_log = log.exists() and log.stat().st_size > 0
+        has_log = False
+        with contextlib.suppress(FileNotFoundError):  # a writer may close meanwhile
+            has_log = log.stat().st_size > 0
         is_frozen = not os.access(self.path.absolute().parent, os.W_OK)
         if is_frozen and has_log:
             raise LedgerError(
