@@ -7,3 +7,7 @@ class PlanError(ValueError):
 
 class WireError(ValueError):
     """What came is not what was asked for; none of it was used."""
+
+
+class PolicyError(ValueError):
+    """A policy is not one; nothing was computed."""
