@@ -11,3 +11,7 @@ class WireError(ValueError):
 
 class PolicyError(ValueError):
     """A policy is not one; nothing was computed."""
+
+
+class Refused(RuntimeError):
+    """A vault does not take part; nothing was sent."""
