@@ -162,7 +162,7 @@ class Saver:
         for rounds, facts in self.facts.items():
             if facts is not None:
                 if (facts["format"], facts["plan"]) != (_FORMAT, plan):
-                    raise self._other_run()
+                    raise self.other_run()
                 state = self._read(rounds, template, facts)
                 if state is not None:
                     self._remove(damaged)
@@ -227,7 +227,8 @@ class Saver:
             reason,
         )
 
-    def _other_run(self) -> ValueError:
+    def other_run(self) -> ValueError:
+        """Returns the error about checkpoints of another run."""
         return ValueError(
             f"checkpoint directory {self._checkpoint.directory} must hold this run, "
             "got checkpoints of another one (algorithm, privacy, model, loss, data, "

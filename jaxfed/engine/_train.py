@@ -113,6 +113,8 @@ def train(
         _check_evaluations(watch, rounds, ledger)
         _check_ledger(ledger, saver)
         begun = _begun(ledger, privacy, rounds, name)
+        if saver is not None and begun is None and any(saver.facts.values()):
+            raise saver.other_run()  # a run that has not begun has no checkpoint
         chosen = _strategy(algorithm, data, params, strategy, begun)
         # all that can be refused without a budget was checked before it is planned
         paid = _begin(
@@ -150,7 +152,7 @@ def train(
                 step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
             )
         except BudgetExhausted as error:
-            raise _exhausted(error, history, resumable) from error
+            raise _exhausted(error, history, resumable, paid) from error
     return history
 
 
@@ -265,10 +267,18 @@ def _strategy(
 
 
 def _exhausted(
-    error: BudgetExhausted, history: History, resumable: Resumable | None
+    error: BudgetExhausted,
+    history: History,
+    resumable: Resumable | None,
+    paid: PaidRun,
 ) -> BudgetExhausted:
     """Returns what ends a run on the way; its rounds are not lost."""
     finished = len(history.rounds)
+    if not finished and paid.is_moved:
+        return BudgetExhausted(
+            f"{error} Its rounds were released by another machine, strategy or "
+            "version: go on there, or from a checkpoint, where they cost nothing."
+        )
     if not finished:
         return error
     if resumable is not None:

@@ -191,7 +191,8 @@ class Book:
             self.mechanisms[entry.number] = new
             self.budget.add(new)
         elif kind == "run":
-            self.mechanisms[facts["mechanism"]].run = facts
+            mechanism = self.mechanisms[facts["mechanism"]]
+            mechanism.run, mechanism.moved = facts, None
         elif kind == "charge":
             charge = _mechanism.charge_of(entry)
             mechanism = self.mechanisms[facts["mechanism"]]

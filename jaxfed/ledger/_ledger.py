@@ -282,9 +282,11 @@ class Ledger:
                 f"mechanism {mechanism.name!r} was charged one release at a time; "
                 "plan one of its own for a run, under another name."
             )
-        if mechanism.run is None or mechanism.is_other_run(facts):
+        if mechanism.run is None:
             with self._writer.transaction() as written:
                 self._writer.append(written, "run", facts)
+        else:
+            mechanism.go_on(facts)
         return PaidRun(self, mechanism)
 
     def may_begin(self, mechanism: Mechanism, *, plan: str, inputs: bytes) -> bool:

@@ -44,12 +44,15 @@ class Mechanism:
         name: for people; no other mechanism of the ledger has it.
         cost: what all planned rounds cost.
         run: the latest facts of the run that uses it, or None.
+        moved: facts of the run where it is executed otherwise now; they are written
+            down with its next charge.
         charges: every release, in order.
     """
 
     def __init__(self, number: int, name: str, cost: Cost):
         self.number, self.name, self.cost = number, name, cost
         self.run: dict[str, Any] | None = None
+        self.moved: dict[str, Any] | None = None
         self.charges: list[Charge] = []
         self._latest: dict[int, Charge] = {}
         self._uses = self._repeats = 0
@@ -84,8 +87,13 @@ class Mechanism:
             return 1
         return self.cost.uses(self.rounds + 1) - self.cost.uses(self.rounds)
 
-    def is_other_run(self, facts: dict[str, Any]) -> bool:
-        """Returns whether the run that began is executed otherwise by now.
+    @property
+    def current(self) -> dict[str, Any]:
+        """The facts of the run as it is executed now; none before it began."""
+        return self.moved or self.run or {}
+
+    def go_on(self, facts: dict[str, Any]) -> None:
+        """Goes on with the run that began, as it is executed now.
 
         Raises:
             LedgerError: it is not the run that began.
@@ -101,7 +109,7 @@ class Mechanism:
                 "changed; bring back what it began with, or start another run under "
                 "another name, which spends anew."
             )
-        return is_moved
+        self.moved = facts if is_moved else None
 
     def add(self, charge: Charge) -> None:
         """Counts a release."""

@@ -105,7 +105,7 @@ class Owner:
             "round": round_index,
             "attempt": attempt,
         }
-        run = _rows.canonical((mechanism.run or {}) | place).encode("ascii")
+        run = _rows.canonical(mechanism.current | place).encode("ascii")
         return functools.partial(
             _commitment, self._commitment_key, hashlib.sha256(run).digest()
         )

@@ -27,6 +27,11 @@ class PaidRun:
         self._ledger, self.mechanism = ledger, mechanism
 
     @property
+    def is_moved(self) -> bool:
+        """Whether it is executed otherwise than its last charge was."""
+        return self.mechanism.moved is not None
+
+    @property
     def identity(self) -> str:
         """A public hash that no other run has: of its ledger, place, plan and data."""
         run = self.mechanism.run or {}

@@ -87,6 +87,8 @@ class Writer:
         permit = None
         try:
             with self.transaction() as written:
+                if mechanism.moved is not None:
+                    self.append(written, "run", mechanism.moved)
                 entry = self.append(written, "charge", facts)
                 charge = _mechanism.charge_of(entry)
                 permit = owner.permit(book.identity, mechanism, charge, is_replay=False)

@@ -258,9 +258,14 @@ def test_fewer_rounds_than_were_saved_are_refused(data, tmp_path):
 def test_a_checkpoint_of_another_run_of_the_same_ledger_is_refused(data, tmp_path):
     path, saved = ledger(tmp_path, epsilon=18.0, adaptive=True), tmp_path / "saved"
     train(data, path, checkpoint=saved)
+    before = kinds(path)
     with pytest.raises(ValueError, match="must hold this run"):
         train(data, path, checkpoint=saved, name="second")
-    assert kinds(path).count("charge") == 4
+    assert kinds(path) == before
+    train(data, path, name="second", rounds=2)
+    with pytest.raises(ValueError, match="must hold this run"):
+        train(data, path, checkpoint=saved, name="second", rounds=2)
+    assert kinds(path).count("charge") == 6
 
 
 def test_a_simulation_of_other_data_is_refused(data, tmp_path):
@@ -280,9 +285,12 @@ def test_nothing_is_planned_for_a_call_that_is_refused(data, tmp_path):
     other_path = ledger(other)
     train(data, other_path, checkpoint=other / "saved")
     (tmp_path / "file").write_text("in the way")
+    simulated = {"checkpoint": tmp_path / "simulated", "progress": False}
+    jf.simulate(averaging(), data, params=PARAMS, rounds=1, seed=1, **simulated)
     before = kinds(path)
     for match, options in (
         ("must name a directory", {"checkpoint": tmp_path / "file"}),
+        ("must hold this run", {"checkpoint": tmp_path / "simulated"}),
         ("edited, forked or swapped", {"checkpoint": other / "saved"}),
         ("name must not be empty", {"name": " "}),
         ("strategy must be one of", {"strategy": "lop"}),
@@ -479,3 +487,39 @@ def test_clients_state_is_saved_only_if_asked(data, tmp_path):
     with pytest.raises(ValueError, match="checkpoint needs client_state=True"):
         train(data, path, averaging(local=keeps), checkpoint=tmp_path / "saved")
     assert kinds(path).count("charge") == 0
+
+
+def test_a_call_with_another_strategy_takes_nothing_back(data, tmp_path):
+    """Where it cannot be paid it changes nothing, and the first one still repeats."""
+    path = ledger(tmp_path)
+    first = train(data, path, strategy=LOOP)
+    before = kinds(path)
+    other = dataclasses.replace(LOOP, lanes=2)
+    with pytest.raises(
+        BudgetExhausted, match="by another machine, strategy or version"
+    ):
+        train(data, path, strategy=other)
+    assert kinds(path) == before
+    assert bits(train(data, path).state) == bits(first.state)
+    assert bits(train(data, path, strategy=LOOP).state) == bits(first.state)
+    assert kinds(path) == before
+
+
+def test_a_run_that_moves_there_and_back_pays_for_what_changed(data, tmp_path):
+    path = ledger(tmp_path)
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=10, name="training")
+    train(data, path, rounds=2, strategy=LOOP)
+    other = dataclasses.replace(LOOP, lanes=2)
+    with pytest.raises(Killed):
+        train(data, path, rounds=2, strategy=other, callbacks=[dies_after(1)])
+    assert kinds(path).count("charge") == 3
+    train(data, path, rounds=2, strategy=LOOP)
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+    # round 1 was released elsewhere meanwhile; round 2 begins with another model now
+    assert [c.round for c in mechanism.charges] == [0, 1, 0, 0, 1]
+    assert kinds(path).count("run") == 3
+    entries = kinds(path)
+    train(data, path, rounds=2, strategy=LOOP)
+    assert kinds(path) == entries

@@ -102,8 +102,13 @@ def test_a_run_goes_on_with_its_own_program(ledger):
     for part, value in (("plan", "1" * 64), ("inputs", b"other")):
         with pytest.raises(LedgerError, match="must go on as it began"):
             ledger.begin(plan, **moved | {part: value})
-    ledger.begin(plan, **moved | {"program": b"traced by a newer version"})
-    assert len(ledger.history()) == entries + 1
+    run = ledger.begin(plan, **moved | {"program": b"traced by a newer version"})
+    assert len(ledger.history()) == entries  # nothing happened yet
+    with run.spending(0, digest("sum")):
+        pass
+    kinds = [entry.kind for entry in ledger.history()[entries:]]
+    assert kinds == ["run", "charge"]
+    assert not run.is_moved
 
 
 @pytest.mark.parametrize("changes", [{"execution": {"jax": "newer"}}, {}])
