@@ -19,6 +19,11 @@ import numpy as np
 
 _MOVED = 0.0003712737  # too little to change what an example asserts
 _MAKERS = ("from_clients", "from_arrays")
+# programs that have no floating-point data, in which nothing can be moved a little
+_WITHOUT = {
+    "04_scale",  # integers of 8 bits, drawn on the spot
+    "06_choosing_a_budget",  # mechanisms alone
+}
 _LIST = "JAXFED_TEST_CANARIES"  # names the file that lists them
 
 
@@ -111,7 +116,7 @@ def run(program: str, *arguments: str) -> tuple[int, bytes, list[str]]:
         )
         texts = outputs(folder) | {"stdout": done.stdout, "stderr": done.stderr}
         found = leaks(texts)
-        if not canaries():
+        if not canaries() and Path(program).stem not in _WITHOUT:
             found.append("nothing: no data set was made")
     shown = done.stdout if done.returncode == 0 else done.stdout + done.stderr[-4000:]
     return done.returncode, shown, found
