@@ -63,13 +63,6 @@ def test_flipped_bits_of_a_closed_ledger_are_refused(copy):
 
 
 @pytest.mark.slow
-def test_a_bit_of_every_byte_of_a_closed_ledger_is_covered(copy):
-    chance = random.Random(1)
-    bits = [(place, chance.randrange(8)) for place in range(size_of(copy))]
-    assert seal_misses(copy, bits) == []
-
-
-@pytest.mark.nightly
 def test_every_bit_of_a_closed_ledger_is_covered(copy):
     assert seal_misses(copy, every_bit(size_of(copy))) == []
 
