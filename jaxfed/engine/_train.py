@@ -8,7 +8,7 @@ have, and what follows from the noised sum is public.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -136,9 +136,10 @@ def train(
             strategy=dataclasses.replace(chosen, batch_widths=None).explain(),
             private=True,
             claim=claim.statement,
-            ledger=functools.partial(_facts_of, ledger),
+            ledger=_facts_of(ledger),
         )
         exits.callback(history._end)
+        exits.callback(claim.end)
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
         release = Release(algorithm, run, paid, ledger)
         resumable = None if saver is None else release.resumable(params, saver)
@@ -289,16 +290,21 @@ def _exhausted(
     )
 
 
-def _facts_of(ledger: Ledger) -> LedgerFacts:
-    """Returns what pays for a run, as it is by now."""
-    terms = ledger.terms
-    return LedgerFacts(
-        name=ledger.path.name,
-        head=ledger.head,
-        entries=len(ledger.history()),
-        epsilon=ledger.epsilon(),
-        budget=terms.epsilon,
-        delta=terms.delta,
-        unit=terms.unit,
-        relation=terms.relation,
-    )
+def _facts_of(ledger: Ledger) -> Callable[[], LedgerFacts]:
+    """Returns what tells who pays for a run by now; it sums each state up once."""
+
+    @functools.lru_cache(maxsize=1)
+    def facts(head: str) -> LedgerFacts:
+        terms = ledger.terms
+        return LedgerFacts(
+            name=ledger.path.name,
+            head=head,
+            entries=len(ledger.history()),
+            epsilon=ledger.epsilon(),
+            budget=terms.epsilon,
+            delta=terms.delta,
+            unit=terms.unit,
+            relation=terms.relation,
+        )
+
+    return lambda: facts(ledger.head)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, tree
 from jaxfed._config import Configuration
-from jaxfed.privacy._statement import Statement
+from jaxfed.privacy._statement import Statement, checked_units
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
@@ -58,6 +58,17 @@ class Cost(NamedTuple):
     def uses(self, rounds: int) -> int:
         """Returns how many uses the first `rounds` rounds are, at most."""
         return -(-rounds // self.every)
+
+
+class Charged(NamedTuple):
+    """What a ledger charged for a run, under its own relation and delta."""
+
+    cost: Cost
+    rounds: int
+    """The rounds of the claim."""
+    more_uses: int
+    """Uses of the event beyond those of these rounds: of rounds released again."""
+    delta: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +213,31 @@ class Privacy(Configuration, abc.ABC):
         ]
         return max(found, default=math.inf)
 
+    def epsilon_of_charged(self, unit: str, count: int, charged: Charged) -> float:
+        """Returns what `epsilon_of` does, for what a ledger charged.
+
+        Args:
+            unit: as in `epsilon_of`.
+            count: as in `epsilon_of`.
+            charged: what it charged, whose relation counts if it is the stronger one.
+        """
+        check.one_of(UNITS, unit=unit)
+        check.positive_integer("pass how many change together", count=count)
+        is_replaced = charged.cost.relation == "replace_one"
+        runs = self._exposures(unit, charged.rounds)
+        found = [
+            accounting.group_epsilon(
+                run.event,
+                run.uses + charged.more_uses * one.uses,
+                delta=charged.delta,
+                size=count,
+                relation="replace_one" if is_replaced else run.relation,
+                distance=charged.cost.distance,
+            )
+            for run, one in zip(runs, self._exposures(unit, 1), strict=True)
+        ]
+        return max(found, default=math.inf)
+
     def _exposures(self, unit: str, rounds: int) -> list[Exposure]:
         """Returns what a run shows of a unit, of each kind; [] for everything."""
         del unit, rounds
@@ -254,15 +290,9 @@ class Privacy(Configuration, abc.ABC):
                 `[("example", 1), ("client", 3)]`.
         """
         rounds = getattr(self, "rounds", None) if rounds is None else rounds
-        for one in units:
-            if not (isinstance(one, tuple) and len(one) == 2):
-                raise TypeError(
-                    f"units must hold pairs of a unit and a count, got {one!r}; pass "
-                    'for example units=[("example", 1), ("client", 2)].'
-                )
         others = tuple(
             (unit, count, self.epsilon_of(unit, count=count, rounds=rounds))
-            for unit, count in units
+            for unit, count in checked_units(units)
         )
         return dataclasses.replace(self._statement(rounds), units=others)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed import accounting, clipping, noise, tree
 from jaxfed.privacy import _local_statement, _reports
-from jaxfed.privacy._base import UNITS, Cost, Privacy, checked_delta
+from jaxfed.privacy._base import UNITS, Charged, Cost, Privacy, checked_delta
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
 from jaxfed.typing import ClientResult, Params, PyTree, Released
@@ -224,6 +224,11 @@ class Local(Privacy):
                 f"{count:,}; so many reports together have no useful epsilon."
             )
         return self.epsilon(rounds=rounds * count, delta=delta)
+
+    def epsilon_of_charged(self, unit: str, count: int, charged: Charged) -> float:
+        """Returns what `epsilon_of` does, for what a ledger charged."""
+        rounds, delta = charged.rounds + charged.more_uses, charged.delta
+        return self.epsilon_of(unit, count=count, rounds=rounds, delta=delta)
 
     def epsilon_curve(self, rounds: int) -> np.ndarray | None:
         """Returns epsilon after each of `rounds` rounds, or None without a delta."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,17 @@ def neighbours_of(unit: str, relation: str) -> str:
         f"one {unit}'s contribution is replaced by {_REPLACED[relation]}; "
         f"{public[unit]} public"
     )
+
+
+def checked_units(units: Sequence[tuple[str, int]]) -> Sequence[tuple[str, int]]:
+    """Returns other units to state epsilon of, checked for their form."""
+    for one in units:
+        if not (isinstance(one, tuple) and len(one) == 2):
+            raise TypeError(
+                f"units must hold pairs of a unit and a count, got {one!r}; pass "
+                'for example units=[("example", 1), ("client", 2)].'
+            )
+    return units
 
 
 def central(
