@@ -15,11 +15,10 @@ from jaxfed.data import FederatedData
 from jaxfed.deploy import _lower, _simplify
 from jaxfed.deploy._trace import Constants, host_array, traced
 from jaxfed.typing import Batch, FederatedAlgorithm, Params, PyTree
-from jaxfed.vault import _operations, _plan
+from jaxfed.vault import _made_up, _operations, _plan
 from jaxfed.vault._plan import Plan
 
 _TOLERANCE = 1e-4  # of a check, relative to the largest value
-_WORDS = np.array([7, 13], np.uint32)
 
 
 def export(
@@ -38,7 +37,7 @@ def export(
         data: the clients' examples, or arrays with a few of them: names, dtypes and
             shapes are looked at alone.
         params: the model's parameters.
-        rules: plain values about privacy, for the vault's policy.
+        rules: what vaults are promised, from `rules_of`; without, no vault takes part.
 
     Raises:
         ValueError: local work does what a plan cannot say; the message names it.
@@ -74,12 +73,12 @@ def export(
             [name, *_type(array, skip=1)] for name, array in sorted(arrays.items())
         ],
         "batching": work.batching,
-        "check": {},
-        "rules": dict(rules or {}),
+        "check": {name: [] for name in programs},
+        "rules": None if rules is None else dict(rules),
     }
-    plan = _plan.compressed(_plan.canonical(document))
-    work.compare(Plan(plan))
-    return plan
+    unchecked = Plan(_plan.compressed(_plan.canonical(document)))
+    document["check"] = work.compared(unchecked)
+    return _plan.compressed(_plan.canonical(document))
 
 
 class _Work:
@@ -102,6 +101,11 @@ class _Work:
         }
         self.shared = algorithm.broadcast(algorithm.init(params))
         self.kept = local.init_client(params)
+        if any(np.any(host_array(leaf)) for leaf in jax.tree.leaves(self.kept)):
+            raise ValueError(
+                "clients must begin with zeros as their own state, got other numbers "
+                "from init_client; add them in `init` instead."
+            )
         rows = {
             name: jax.ShapeDtypeStruct(
                 (size, *np.shape(array)[1:]),
@@ -132,20 +136,22 @@ class _Work:
             "finish": _flat(finish, (self.shared, self.carry)),
         }
 
-    def compare(self, plan: Plan) -> None:
-        """Runs all programs in NumPy and with JAX.
+    def compared(self, plan: Plan) -> dict[str, Any]:
+        """Runs all programs in NumPy and with JAX; returns summaries of JAX's results.
 
         Raises:
             AssertionError: they disagree.
         """
-        draw = np.random.default_rng(0)
-        programs = {"begin": plan.begin, "step": plan.step, "finish": plan.finish}
+        summaries = {}
         for name, (function, arguments) in self.functions.items():
-            given = [_made_up(draw, leaf) for leaf in arguments]
-            found = programs[name](*map(host_array, given))
-            wanted = jax.jit(function)(*given)
-            for one, other in zip(found, map(host_array, wanted), strict=True):
+            given = _made_up.arrays(plan.inputs[name])
+            found = getattr(plan, name)(*given)
+            typed = [_typed(a, spec) for a, spec in zip(given, arguments, strict=True)]
+            wanted = [host_array(leaf) for leaf in jax.jit(function)(*typed)]
+            for one, other in zip(found, wanted, strict=True):
                 _check_close(name, one, other)
+            summaries[name] = _made_up.summary(wanted)
+        return summaries
 
 
 def _flat(function: Any, arguments: Any) -> Any:
@@ -164,14 +170,10 @@ def _flat(function: Any, arguments: Any) -> Any:
     return flat, specs
 
 
-def _made_up(draw: np.random.Generator, spec: Any) -> Any:
+def _typed(array: np.ndarray, spec: Any) -> jax.Array:
     if jax.dtypes.issubdtype(spec.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(_WORDS))
-    if spec.dtype == np.bool_:
-        return np.arange(int(np.prod(spec.shape))).reshape(spec.shape) % 4 != 3
-    if np.issubdtype(spec.dtype, np.floating):
-        return draw.normal(size=spec.shape).astype(spec.dtype) * np.float32(0.5)
-    return draw.integers(0, 2, spec.shape).astype(spec.dtype)
+        return jax.random.wrap_key_data(jnp.asarray(array))
+    return jnp.asarray(array)
 
 
 def _check_close(name: str, found: np.ndarray, wanted: np.ndarray) -> None:

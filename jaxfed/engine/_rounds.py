@@ -5,7 +5,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jaxfed import _check as check
 from jaxfed.engine import _devices, _preemption, _progress
 from jaxfed.engine._history import History, RoundRecord, host_numbers
 from jaxfed.engine._resume import Resumable
-from jaxfed.engine._run import Run
+from jaxfed.engine._round import RoundState
 from jaxfed.evaluation import Evaluation
 from jaxfed.typing import FederatedAlgorithm, Params
 
@@ -27,6 +27,15 @@ class Watch(NamedTuple):
     evaluations: list[Evaluate]
     callbacks: Sequence[Callback]
     progress: bool
+
+
+class Stateful(Protocol):
+    """What runs rounds."""
+
+    @property
+    def state(self) -> RoundState:
+        """What the next round needs."""
+        ...
 
 
 class Step(NamedTuple):
@@ -55,7 +64,7 @@ def watch_of(
 def run_rounds(
     step: Step,
     algorithm: FederatedAlgorithm,
-    run: Run,
+    run: Stateful,
     history: History,
     watch: Watch,
     *,
@@ -99,7 +108,7 @@ def _never() -> bool:
 def _recorded(
     step: Step,
     algorithm: FederatedAlgorithm,
-    run: Run,
+    run: Stateful,
     history: History,
     watch: Watch,
     index: int,

@@ -46,13 +46,20 @@ class Summed(NamedTuple):
 
     def digest(self) -> bytes:
         """Returns the SHA-256 of the sum over all devices: what a release noises."""
-        found = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.sums.encoded):
-            parts = np.asarray(leaf)
-            if parts.dtype.kind == "i":  # exact, and so the same on any devices
-                parts = parts.sum(axis=0, dtype=parts.dtype)
-            found.update(f"{parts.dtype}{parts.shape}".encode() + parts.tobytes())
-        return found.digest()
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.sums.encoded)]
+        return digest_of_sum(
+            # exact, and so the same on any devices
+            leaf.sum(axis=0, dtype=leaf.dtype) if leaf.dtype.kind == "i" else leaf
+            for leaf in leaves
+        )
+
+
+def digest_of_sum(leaves: Iterable[np.ndarray]) -> bytes:
+    """Returns the SHA-256 of a sum, array by array."""
+    found = hashlib.sha256()
+    for leaf in leaves:
+        found.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return found.digest()
 
 
 class Run:

@@ -112,7 +112,7 @@ def train(
             ledger = exits.enter_context(Ledger.open(ledger))
         _check_evaluations(watch, rounds, ledger)
         _check_ledger(ledger, saver)
-        begun = _begun(ledger, privacy, rounds, name)
+        begun = begun_before(ledger, privacy, rounds, name)
         if saver is not None and begun is None and any(saver.facts.values()):
             raise saver.other_run()  # a run that has not begun has no checkpoint
         chosen = _strategy(algorithm, data, params, strategy, begun)
@@ -136,7 +136,7 @@ def train(
             strategy=dataclasses.replace(chosen, batch_widths=None).explain(),
             private=True,
             claim=claim.statement,
-            ledger=_facts_of(ledger),
+            ledger=facts_of(ledger),
         )
         exits.callback(history._end)
         exits.callback(claim.end)
@@ -198,7 +198,7 @@ def _check_one_host() -> None:
         )
 
 
-def _begun(
+def begun_before(
     ledger: Ledger, privacy: Privacy, rounds: int, name: str
 ) -> Mechanism | None:
     """Returns the mechanism that was planned for the run before, if it was."""
@@ -290,7 +290,7 @@ def _exhausted(
     )
 
 
-def _facts_of(ledger: Ledger) -> Callable[[], LedgerFacts]:
+def facts_of(ledger: Ledger) -> Callable[[], LedgerFacts]:
     """Returns what tells who pays for a run by now; it sums each state up once."""
 
     @functools.lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from jaxfed.ledger._errors import LedgerError
-from jaxfed.ledger._mechanism import Mechanism
+from jaxfed.ledger._mechanism import Charge, Mechanism
 from jaxfed.ledger._permit import Permit
 from jaxfed.ledger._rows import canonical
 
@@ -107,6 +107,10 @@ class PaidRun:
             self.mechanism, round_index, inputs, about=about
         ) as permit:
             yield permit
+
+    def model_named_by(self, charge: Charge) -> str | None:
+        """Returns the hash of the model that a charge paid for, if it is known."""
+        return self._ledger._book.models.get(charge.number)
 
     def model_of(self, permit: Permit) -> str | None:
         """Returns the hash of the model that a permit paid for, if it is known."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import accounting, clipping, noise, tree
+from jaxfed import accounting, clipping, keys, noise, tree
 from jaxfed.clipping import _lattice
 from jaxfed.privacy import _correlated_layout, _joint, _statement
 from jaxfed.privacy._base import RUN_DISTANCE, Cost, Exposure, Privacy
@@ -144,7 +144,7 @@ class CentralCorrelated(Privacy):
             leaves,
             jnp.float32(self.clipping.norm),
             self._layout(result.update).lattice,
-            key=check.key(key=key),
+            key=keys.for_leaf(check.key(key=key), 0),
         )
         return structure.unflatten(encoded.value), encoded.is_finite
 

@@ -13,5 +13,17 @@ class PolicyError(ValueError):
     """A policy is not one; nothing was computed."""
 
 
+class DataError(ValueError):
+    """The client's own data cannot be read; nothing was sent."""
+
+
 class Refused(RuntimeError):
     """A vault does not take part; nothing was sent."""
+
+
+class Unreachable(RuntimeError):
+    """The server cannot be reached now; later it may be."""
+
+
+class Rejected(RuntimeError):
+    """The server does not want this client, or what it sent."""

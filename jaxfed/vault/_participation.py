@@ -44,7 +44,7 @@ class Task(NamedTuple):
     plan: str
     """The hash of the plan."""
     model: str
-    """The hash of what the server sent."""
+    """The hash of all that the server sent: model, clip norms and random words."""
 
 
 class Limits(NamedTuple):
@@ -54,6 +54,8 @@ class Limits(NamedTuple):
     """Of one run."""
     least_separation: int
     """Rounds from one participation to the next."""
+    most_runs: int = 1 << 30
+    """Runs in all: each has a budget of its own."""
 
 
 class Participation:
@@ -100,6 +102,12 @@ class Participation:
                         one == task, "is asked for twice, with another model", task
                     )
                     return seed
+            runs = {one.run for one, _ in known} | {task.run}
+            _require(
+                len(runs) <= limits.most_runs,
+                "is of one run more than is allowed (most_runs)",
+                task,
+            )
             _check(task, [one for one, _ in mine], limits)
             seed = secrets.token_bytes(32)
             self._append(task, seed)
@@ -175,8 +183,11 @@ def _check(task: Task, mine: list[Task], limits: Limits) -> None:
     )
     place, before = (task.round, task.attempt), (last.round, last.attempt)
     _require(place > before, "comes after a later one: the server went back", task)
-    if task.round == last.round:
-        return  # the same round once more, since the server abandoned it
+    if task.round == last.round:  # once more, since the server abandoned it
+        _require(
+            task.model == last.model, "is tried again, but with another model", task
+        )
+        return
     apart = task.round - last.round
     _require(apart >= limits.least_separation, "comes too soon after the last", task)
     rounds = len({one.round for one in mine})

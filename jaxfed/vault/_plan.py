@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxfed.vault import _operations, _types
+from jaxfed.vault import _made_up, _operations, _rules, _types
 from jaxfed.vault._errors import PlanError
 from jaxfed.vault._program import Array, Program
 from jaxfed.vault._types import Type, require
@@ -64,6 +64,7 @@ class Plan:
         metrics: the names of what a step says about itself; private.
         rows: one example, array by array.
         begin, step, finish: the programs.
+        rules: what its server promises, or None of a plan that promises nothing.
 
     Raises:
         PlanError: it is not a plan, or not one that this version knows.
@@ -86,7 +87,9 @@ class Plan:
         self.update, self.rows = _named(given["update"]), _named(given["rows"])
         self.metrics = tuple(_name(one) for one in _list(given["metrics"]))
         self.batching = _batching(given["batching"])
-        require(type(given["rules"]) is dict, "rules must be named")
+        rules = given["rules"]
+        size = len(self.update)
+        self.rules = None if rules is None else _rules.read(rules, size)
         constants = [_constant(one) for one in _list(given["constants"])]
         self._build(given["programs"], constants)
 
@@ -101,6 +104,8 @@ class Plan:
         self.begin = Program(programs["begin"], [*shared, *kept], constants)
         self.step = Program(programs["step"], step, constants)
         self.finish = Program(programs["finish"], [*shared, *self.carry], constants)
+        self.inputs = {"begin": [*shared, *kept], "step": step}
+        self.inputs["finish"] = [*shared, *self.carry]
         metrics = [WEIGHT] * len(self.metrics)
         for program, wanted in (
             (self.begin, self.carry),
@@ -108,6 +113,19 @@ class Plan:
             (self.finish, [*(n.type for n in self.update), WEIGHT, *kept]),
         ):
             require(program.outputs == wanted, "a program returns other types")
+
+    def check_itself(self) -> None:
+        """Runs every program on made-up arrays, and compares with what JAX found.
+
+        Raises:
+            PlanError: this machine computes something else.
+        """
+        wanted = self.document["check"]
+        names = type(wanted) is dict and set(wanted) == set(self.inputs)
+        require(names, "a plan must say what its programs return")
+        for name, inputs in self.inputs.items():
+            found = getattr(self, name)(*_made_up.arrays(inputs))
+            _made_up.compare(name, _made_up.summary(found), wanted[name])
 
 
 def canonical(document: Any) -> bytes:

@@ -12,17 +12,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxfed.vault import _operations
+from jaxfed.vault import _operations, _rules
 from jaxfed.vault._errors import PolicyError
+from jaxfed.vault._participation import Limits
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._program import Cost
+from jaxfed.vault._rules import Rules
+
+_LEAST, _MOST = "least_", "most_"
 
 # by name: the default, and what it limits in words
 LIMITS: dict[str, tuple[Any, str]] = {
+    "signers": ([], "public keys of servers, in hexadecimal; nobody else's plans run"),
+    "mechanisms": (list(_rules.MECHANISMS), "kinds of noise that are enough"),
     "operations": (sorted(_operations.TABLE), "operations that plans may use"),
     "most_flops": (10**12, "floating-point operations of one round"),
     "most_calls": (10**7, "operations that are carried out in one round"),
     "most_bytes": (1 << 28, "bytes of arrays at once"),
+    "most_rounds": (1000, "rounds of one run that this vault takes part in"),
+    "most_runs": (10, "runs in all: each has a budget of its own"),
+    "least_separation": (1, "rounds from one participation to the next"),
+    "least_cohort": (2, "reports without which a server must release nothing"),
+    "least_noise": (0.1, "noise, in clip norms"),
+    "most_epsilon": (20.0, "epsilon of a whole run"),
+    "most_delta": (1e-3, "delta of a whole run"),
 }
 _NESTED = ("scan", "cond")
 
@@ -30,10 +43,23 @@ _NESTED = ("scan", "cond")
 class Policy(NamedTuple):
     """A checked policy; see `LIMITS`."""
 
+    signers: list[str]
+    mechanisms: list[str]
     operations: list[str]
     most_flops: int
     most_calls: int
     most_bytes: int
+    most_rounds: int
+    most_runs: int
+    least_separation: int
+    least_cohort: int
+    least_noise: float
+    most_epsilon: float
+    most_delta: float
+
+    def trusted(self) -> list[bytes]:
+        """Returns the public keys of trusted servers."""
+        return [bytes.fromhex(one) for one in self.signers]
 
 
 def read(path: Path) -> Policy:
@@ -76,10 +102,23 @@ def _check(name: str, value: Any, default: Any) -> None:
     if isinstance(default, list):
         if not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             raise PolicyError(f"{name} must be a list of words ({meaning}).")
+        if name == "signers":
+            _check_signers(value)
         return
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < 10**18:
-        raise PolicyError(f"{name} must be a number >= 0 ({meaning}), got {value!r}.")
+    kinds = (int, float) if isinstance(default, float) else (int,)
+    is_number = type(value) in kinds and 0 <= value < 10**18
+    if not is_number:
+        kind = "a number" if isinstance(default, float) else "a whole number"
+        raise PolicyError(f"{name} must be {kind} >= 0 ({meaning}), got {value!r}.")
+
+
+def _check_signers(given: list[str]) -> None:
+    for one in given:
+        if len(one) != 64 or set(one) - set("0123456789abcdef"):
+            raise PolicyError(
+                f"signers must be 64 hexadecimal digits each, got {one[:80]!r}; copy "
+                "what the server's operator published."
+            )
 
 
 def cost_of(plan: Plan, num_examples: int) -> Cost:
@@ -103,7 +142,7 @@ def cost_of(plan: Plan, num_examples: int) -> Cost:
 
 
 def refusals(policy: Policy, plan: Plan, num_examples: int) -> list[str]:
-    """Returns why a policy refuses to compute a plan; nothing if it does not.
+    """Returns why a policy refuses a plan; nothing if it does not.
 
     Args:
         policy: the owner's.
@@ -122,4 +161,34 @@ def refusals(policy: Policy, plan: Plan, num_examples: int) -> list[str]:
         if value > getattr(policy, name):
             limit = getattr(policy, name)
             found.append(f"it takes {value:,} {unit}, more than {name} = {limit:,}")
+    return found + _broken(policy, plan.rules)
+
+
+def limits_of(policy: Policy, rules: Rules) -> Limits:
+    """Returns how often this vault takes part in a run: the stricter of both."""
+    return Limits(
+        most_rounds=min(policy.most_rounds, rules.most_participations),
+        least_separation=max(policy.least_separation, rules.least_separation),
+        most_runs=policy.most_runs,
+    )
+
+
+def _broken(policy: Policy, rules: Rules | None) -> list[str]:
+    """Returns why what a plan promises is too little."""
+    if rules is None:
+        return ["it promises nothing about privacy"]
+    found = []
+    if rules.mechanism not in policy.mechanisms:
+        found.append(f"its mechanism {rules.mechanism!r} is not in mechanisms")
+    for value, limit, what in (
+        (rules.least_cohort, "least_cohort", "it releases from a cohort of"),
+        (rules.noise_multiplier, "least_noise", "its noise is, in clip norms,"),
+        (rules.epsilon, "most_epsilon", "its epsilon is"),
+        (rules.delta, "most_delta", "its delta is"),
+    ):
+        allowed = getattr(policy, limit)
+        is_less = limit.startswith(_LEAST) and value < allowed
+        is_more = limit.startswith(_MOST) and value > allowed
+        if is_less or is_more:
+            found.append(f"{what} {value:g}, and {limit} = {allowed:g}")
     return found

@@ -11,11 +11,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import secrets
+from collections.abc import Container
+
+from jaxfed.vault._types import require
 
 _P = 2**255 - 19
 _L = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _ROOT = pow(2, (_P - 1) // 4, _P)  # of -1
+SEAL = b"jaxfed plan, signed 1\n"  # what a signature is for, too
 _Point = tuple[int, int, int, int]  # X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z
 
 
@@ -49,6 +53,27 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
         return False
     challenge = _challenge(signature[:32], public, message)
     return _equal(_times(scalar, _base()), _plus(first, _times(challenge, key)))
+
+
+def sealed(secret: bytes, message: bytes) -> bytes:
+    """Returns a message with its signature and the public key before it."""
+    signed = SEAL + message
+    return SEAL + public_key(secret) + sign(secret, signed) + message
+
+
+def unsealed(data: bytes, signers: Container[bytes]) -> tuple[bytes, bytes]:
+    """Returns the message that somebody sealed, and the public key of who did.
+
+    Raises:
+        PlanError: it is not sealed, or by nobody that is trusted.
+    """
+    size, start = len(SEAL), len(SEAL) + 96
+    require(data[:size] == SEAL and len(data) > start, "it must be signed")
+    public, signature = data[size : size + 32], data[size + 32 : start]
+    require(public in signers, "nobody trusted signed it, but", public.hex())
+    is_true = verify(public, SEAL + data[start:], signature)
+    require(is_true, "its signature must be true")
+    return data[start:], public
 
 
 def _challenge(first: bytes, public: bytes, message: bytes) -> int:

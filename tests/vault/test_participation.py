@@ -19,7 +19,7 @@ FREE = Limits(most_rounds=100, least_separation=1)
 
 
 def task(round_, attempt=0, run="a", plan="p", model=None):
-    return Task(run, round_, attempt, plan, model or f"m{round_}.{attempt}")
+    return Task(run, round_, attempt, plan, model or f"m{round_}")
 
 
 @pytest.fixture
@@ -44,6 +44,8 @@ def test_the_same_task_gets_the_same_bytes_and_counts_once(record, tmp_path):
     [
         ([task(3)], task(3, model="x"), FREE, "asked for twice, with another model"),
         ([task(3)], task(3, plan="q"), FREE, "asked for twice"),
+        ([task(3)], task(3, 1, model="x"), FREE, "again, but with another model"),
+        ([task(3)], task(3, run="b"), Limits(9, 1, 1), "of one run more"),
         ([task(3)], task(2), FREE, "the server went back"),
         ([task(3, 2)], task(3, 1), FREE, "the server went back"),
         ([task(3)], task(4, plan="q"), FREE, "has another plan"),

@@ -6,12 +6,37 @@ import zlib
 import numpy as np
 import pytest
 
-from jaxfed.vault import _operations, _plan, _policy
-from jaxfed.vault._errors import PolicyError
+from jaxfed.vault import _operations, _plan, _policy, _rules
+from jaxfed.vault._errors import PlanError, PolicyError
 from jaxfed.vault._plan import Plan
 
+RULES = {
+    "mechanism": "central gaussian",
+    "unit": "client",
+    "relation": "zero_out",
+    "epsilon": 2.0,
+    "delta": 1e-5,
+    "noise_multiplier": 1.0,
+    "rounds": 10,
+    "clients": 8,
+    "least_cohort": 4,
+    "least_separation": 2,
+    "most_participations": 5,
+    "clip_is_fixed": True,
+    "count_levels": 0,
+    "groups": [
+        {
+            "indices": [0],
+            "norm": 0.5,
+            "levels": 1000,
+            "target": 1000,
+            "is_random": False,
+        }
+    ],
+}
 
-def plan(steps=None, epochs=None):
+
+def plan(steps=None, epochs=None, rules=RULES):
     """Returns a plan of two parameters, whose step multiplies."""
     body = {
         "inputs": [0, 1, 2, 3, 4],
@@ -39,7 +64,7 @@ def plan(steps=None, epochs=None):
         "rows": [["x", "float32", [3]]],
         "batching": {"batch_size": 4, "epochs": epochs, "steps": steps},
         "check": {},
-        "rules": {},
+        "rules": rules,
     }
     return Plan(zlib.compress(_plan.canonical(document)))
 
@@ -57,11 +82,15 @@ def test_the_defaults_are_a_policy_and_every_limit_is_explained(tmp_path):
     [
         ({"most_flop": 1}, "did you mean 'most_flops'"),
         ({"colour": 1}, "leave it out"),
-        ({"most_flops": "many"}, "must be a number >= 0"),
-        ({"most_flops": -1}, "must be a number >= 0"),
-        ({"most_flops": True}, "must be a number >= 0"),
-        ({"most_flops": 1.5}, "must be a number >= 0"),
-        ({"most_bytes": float("nan")}, "must be a number >= 0"),
+        ({"most_flops": "many"}, "must be a whole number >= 0"),
+        ({"most_flops": -1}, "must be a whole number >= 0"),
+        ({"most_flops": True}, "must be a whole number >= 0"),
+        ({"most_flops": 1.5}, "must be a whole number >= 0"),
+        ({"most_bytes": float("nan")}, "must be a whole number >= 0"),
+        ({"least_noise": float("nan")}, "must be a number >= 0"),
+        ({"most_epsilon": "8"}, "must be a number >= 0"),
+        ({"signers": ["ab"]}, "64 hexadecimal digits"),
+        ({"signers": ["G" * 64]}, "64 hexadecimal digits"),
         ({"operations": "ab"}, "must be a list of words"),
         ({"operations": [1]}, "must be a list of words"),
     ],
@@ -107,6 +136,73 @@ def test_what_costs_too_much_is_refused_in_words(limits, match):
     (found,) = _policy.refusals(_policy.checked(limits), three_passes, 9)
     assert match.replace("\\", "") in found
     assert _policy.refusals(_policy.checked({}), three_passes, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "match"),
+    [
+        ({"mechanisms": ["central skellam"]}, "'central gaussian' is not in"),
+        ({"least_cohort": 5}, "a cohort of 4, and least_cohort = 5"),
+        ({"least_noise": 1.5}, "in clip norms, 1, and least_noise = 1.5"),
+        ({"most_epsilon": 1}, "its epsilon is 2, and most_epsilon = 1"),
+        ({"most_delta": 1e-6}, "its delta is 1e-05, and most_delta = 1e-06"),
+    ],
+)
+def test_what_promises_too_little_is_refused_in_words(limits, match):
+    one = plan(epochs=1)
+    assert _policy.refusals(_policy.checked({}), one, 9) == []
+    (found,) = _policy.refusals(_policy.checked(limits), one, 9)
+    assert match in found
+    nothing = plan(epochs=1, rules=None)
+    assert "promises nothing" in _policy.refusals(_policy.checked({}), nothing, 9)[0]
+
+
+def test_the_stricter_limit_counts():
+    rules = plan(epochs=1).rules
+    assert _policy.limits_of(_policy.checked({}), rules) == (5, 2, 10)
+    strict = _policy.checked({"most_rounds": 3, "least_separation": 4})
+    assert _policy.limits_of(strict, rules) == (3, 4, 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mechanism": "none"},
+        {"unit": 3},
+        {"epsilon": 0},
+        {"epsilon": float("inf")},
+        {"delta": "1"},
+        {"noise_multiplier": True},
+        {"rounds": 0},
+        {"least_cohort": 9},
+        {"count_levels": -1},
+        {"clip_is_fixed": 1},
+        {"groups": []},
+        {"groups": [{**RULES["groups"][0], "indices": []}]},
+        {"groups": [{**RULES["groups"][0], "target": 1001}]},
+        {"groups": [{**RULES["groups"][0], "levels": 1 << 31}]},
+        {"groups": [{**RULES["groups"][0], "norm": -1.0}]},
+        {"groups": [*RULES["groups"], *RULES["groups"]]},
+        {"more": 1},
+    ],
+)
+def test_rules_that_are_none_are_refused(change):
+    given = {**RULES, **change}
+    with pytest.raises(PlanError):
+        _rules.read(given, 1)
+    assert _rules.read(RULES, 1).groups[0].norm == 0.5
+
+
+def test_a_fixed_clip_stays_and_another_may_move():
+    rules = _rules.read(RULES, 1)
+    norms = np.array([0.5], np.float32)
+    assert _rules.with_norms(rules, norms) == list(rules.groups)
+    for bad in ([0.6], [0.5, 0.5], [-0.5], []):
+        with pytest.raises(PlanError):
+            _rules.with_norms(rules, np.array(bad, np.float32))
+    moving = rules._replace(clip_is_fixed=False)
+    (group,) = _rules.with_norms(moving, np.array([0.75], np.float32))
+    assert group.norm == 0.75
 
 
 def test_the_plan_of_these_tests_runs():

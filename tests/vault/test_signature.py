@@ -3,6 +3,7 @@
 import pytest
 
 from jaxfed.vault import _signature as signature
+from jaxfed.vault._errors import PlanError
 
 # RFC 8032, section 7.1: secret, public, message, signature
 VECTORS = (
@@ -81,3 +82,22 @@ def test_keys_that_sign_everything_are_refused(public):
     """Points of small order, and numbers that are written in a second way."""
     for signed in (bytes(64), bytes.fromhex(public) + bytes(32)):
         assert not signature.verify(bytes.fromhex(public), b"any", signed)
+
+
+def test_only_what_a_trusted_key_sealed_is_opened():
+    secret, other = bytes(range(32)), bytes(range(1, 33))
+    public = signature.public_key(secret)
+    sealed = signature.sealed(secret, b"plan")
+    assert signature.unsealed(sealed, [public]) == (b"plan", public)
+    assert sealed == signature.sealed(secret, b"plan")
+    for trusted in ([], [signature.public_key(other)]):
+        with pytest.raises(PlanError, match="nobody trusted"):
+            signature.unsealed(sealed, trusted)
+    for place in range(0, len(sealed), 7):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        with pytest.raises(PlanError):
+            signature.unsealed(bytes(changed), [public])
+    for cut in (b"", sealed[:50], sealed[:-4]):
+        with pytest.raises(PlanError):
+            signature.unsealed(cut, [public])

@@ -1,0 +1,361 @@
+"""The coordinator: the rounds of `train`, with clients that are somewhere else.
+
+Who comes, what they do, what is charged, noised and released is the same; local work
+and clip are done by vaults, and the server checks what they send. A round that too few
+answered is tried again with the same clients, and costs nothing.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed import sampling
+from jaxfed.deploy import _begin, _promise, _words
+from jaxfed.deploy._desk import Desk, Total
+from jaxfed.deploy._pace import Pace, RoundAbandoned
+from jaxfed.deploy._store import Attempt, Store
+from jaxfed.engine import _round
+from jaxfed.engine._chunk import Sums
+from jaxfed.engine._claim import Claim
+from jaxfed.engine._history import History, RoundRecord
+from jaxfed.engine._round import RoundState
+from jaxfed.engine._rounds import Callback, Step, run_rounds, watch_of
+from jaxfed.engine._run import digest_of_sum
+from jaxfed.engine._simulate import checked_params, noise_key
+from jaxfed.engine._train import facts_of
+from jaxfed.evaluation import RELEASED, Evaluation
+from jaxfed.ledger import Ledger
+from jaxfed.typing import FederatedAlgorithm, Params
+from jaxfed.vault import _task
+from jaxfed.vault._task import Task
+
+_LOG = logging.getLogger("jaxfed")
+
+
+class Coordinator:
+    """One run over real clients.
+
+    Formal guarantee: that of `train`. What clients send is added up in memory and never
+    written; what is released was paid for, durably, together with the model it makes.
+    A coordinator that was killed goes on at the round it was in.
+
+    Args:
+        algorithm: what to run, with `privacy.central(...)`.
+        params: the initial parameters; public.
+        examples: arrays with a few made-up examples: names, dtypes and shapes are
+            looked at alone.
+        clients: the names of all enrolled clients, as many as the sampler counts.
+        rounds: how many.
+        ledger: what pays; see `Ledger.create`.
+        folder: of this run alone: its plan, attempts, and released models.
+        signing_key: 32 secret bytes; vaults trust its public key.
+        pace: deadline, least cohort, goal.
+        name: of the run in its ledger.
+        evaluate: `evaluation.public(...)`, or several.
+        callbacks: functions of the history so far; one that returns True ends the run.
+        progress: whether to show a progress bar.
+
+    Attributes:
+        desk: what a transport serves.
+        state: what the next round needs.
+
+    Raises:
+        ValueError: an argument is out of range, or vaults cannot run this algorithm.
+        BudgetExhausted: the ledger does not pay for so many rounds.
+        LedgerError, StoreError: ledger and folder are not of this run, or unusable.
+    """
+
+    def __init__(
+        self,
+        algorithm: FederatedAlgorithm,
+        *,
+        params: Params,
+        examples: Mapping[str, Any],
+        clients: Sequence[str],
+        rounds: int,
+        ledger: Ledger | str | Path,
+        folder: str | Path,
+        signing_key: bytes,
+        pace: Pace | None = None,
+        name: str = "training",
+        evaluate: Evaluation | Sequence[Evaluation] | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = False,
+    ):
+        check.positive_integer("pass for example rounds=100", rounds=rounds)
+        self._pace = pace or Pace()
+        self._clients = _begin.checked_clients(algorithm, clients)
+        watch = watch_of(evaluate, callbacks, progress, remedy=RELEASED)
+        params = checked_params(params)
+        self._algorithm, self._rounds, self._params = algorithm, rounds, params
+        self._privacy = _begin.checked_privacy(algorithm, examples, params, rounds)
+        with contextlib.ExitStack() as exits:
+            if not isinstance(ledger, Ledger):
+                ledger = exits.enter_context(Ledger.open(ledger))
+            self._ledger = ledger
+            self._pace.validate(self._privacy, relation=ledger.terms.relation)
+            for one in watch.evaluations:
+                _begin.check_evaluation(one, rounds, ledger)
+            self._store = Store(Path(folder))
+            begun = _begin.begun(
+                self._store,
+                algorithm,
+                params,
+                examples,
+                clients=self._clients,
+                rounds=rounds,
+                ledger=ledger,
+                pace=self._pace,
+                signing_key=signing_key,
+                name=name,
+            )
+            self._plan, self._paid = begun.plan, begun.paid
+            self.desk = Desk(self._clients, begun.plan, begun.sealed)
+            self.state = self._restored()
+            self._watch = watch._replace(callbacks=[self._keep, *watch.callbacks])
+            self._root = self._paid.key(0)
+            self._exits = exits.pop_all()
+
+    def run(self) -> History:
+        """Runs all rounds that are left; returns the history of all.
+
+        Raises:
+            RoundAbandoned: too few clients came, as often as a round is tried; run
+                again when more can be reached.
+        """
+        terms, paid = self._ledger.terms, self._paid
+        reported = dataclasses.replace(self._privacy, delta=terms.delta)
+        claim = Claim(paid.mechanism, terms, reported, self._rounds)
+        history = History(
+            algorithm=repr(self._algorithm),
+            privacy=reported,
+            params=self._params,
+            strategy=f"{len(self._clients)} vaults",
+            private=True,
+            claim=claim.statement,
+            ledger=facts_of(self._ledger),
+        )
+        history.rounds = self._recorded(claim)
+        history.state = self.state.server
+        history.params = self._algorithm.broadcast(self.state.server).params
+        step = Step(self._one_round, lambda index: claim.epsilon(index + 1))
+        try:
+            run_rounds(
+                step,
+                self._algorithm,
+                self,
+                history,
+                self._watch,
+                rounds=self._rounds,
+                resumable=None,
+            )
+        finally:
+            history._end()
+            claim.end()
+        self.desk.end()
+        return history
+
+    def close(self) -> None:
+        """Tells clients that there is nothing more, and closes a ledger opened here."""
+        self.desk.end()
+        self._exits.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _one_round(self, index: int) -> dict[str, float]:
+        total = self._gathered(index)
+        self._released(index, total)
+        return {}
+
+    def _gathered(self, index: int) -> Total:
+        """Asks the cohort of a round until enough have reported."""
+        cohort = self._cohort(index)
+        first = self._next_attempt(index)
+        for attempt in range(first, first + self._pace.most_attempts):
+            tasks, model = self._tasks(index, attempt, cohort)
+            self._store.note(Attempt(index, attempt, "opened"))
+            _LOG.info("round %d, attempt %d: open", index + 1, attempt + 1)
+            self.desk.open(
+                tasks,
+                model,
+                seconds=self._pace.deadline_seconds,
+                goal=self._pace.goal or len(tasks),
+            )
+            total = self.desk.gather()
+            if total.num_reports >= self._pace.least_cohort:
+                return total
+            self._store.note(Attempt(index, attempt, "abandoned"))
+            _LOG.warning(
+                "round %d, attempt %d: abandoned, too few clients reported; nothing "
+                "was charged or released",
+                index + 1,
+                attempt + 1,
+            )
+        raise RoundAbandoned(
+            f"round {index + 1} must get {self._pace.least_cohort} reports within "
+            f"{self._pace.deadline_seconds:g} s, but did not in "
+            f"{self._pace.most_attempts} attempts; nothing was charged for it. See "
+            "that vaults run, allow more time, and run again: it goes on there."
+        )
+
+    def _released(self, index: int, total: Total) -> None:
+        """Pays for a sum together with the model it makes, then lets it out."""
+        encoded = self._encoded(total)
+        digest = digest_of_sum(map(np.asarray, jax.tree.leaves(encoded)))
+        sums = Sums(encoded, {}, jnp.int32(1), jnp.int32(0))
+        with self._paid.spending(index, digest) as permit:
+            key = permit.key(digest)
+            goal = self._pace.goal
+            state, _ = _closing(self._algorithm, goal)(
+                self.state, sums, np.int32(index), key
+            )
+            model = self._store.keep_model(jax.tree.leaves(self._at_rest(state)))
+            permit.pays_for(model)
+        self.state = state
+        self._store.note(Attempt(index, self._next_attempt(index) - 1, "released"))
+        self._store.keep_only(model)
+        if not all(np.isfinite(a).all() for a in jax.tree.leaves(state.server)):
+            raise RuntimeError(
+                f"the model after round {index + 1} is not finite: the server's "
+                "optimizer overflowed on what was released; use a smaller learning "
+                "rate, under another name= in the ledger."
+            )
+
+    def _encoded(self, total: Total) -> Any:
+        """Returns a sum as the privacy object's own `encode` shapes it."""
+        shapes = jax.eval_shape(
+            self._privacy.encode,
+            self.state.aggregator,
+            _begin.result_like(self._algorithm, self._params),
+            key=self._root,
+        )
+        leaves = list(total.values)
+        structure = jax.tree.structure(shapes)
+        if structure.num_leaves == len(leaves) + 1:
+            leaves.append(np.asarray(total.count, np.int32))
+        return structure.unflatten(leaves)
+
+    def _cohort(self, index: int) -> np.ndarray:
+        """Draws the clients of a round; always the same, and within the contract."""
+        sampler = self._privacy.sampling
+        key = _words.sampling_key(self._root)
+        contract = sampler.participation(self._rounds)
+        attendance = sampling.no_attendance(sampler.population)
+        cohort = np.arange(0)
+        limited = contract.max_participations < self._rounds
+        for number in range(0 if limited else index, index + 1):
+            cohort = sampler.draw(number, key=key)
+            if limited:
+                attendance = sampling.attend(
+                    attendance, cohort, round_index=number, participation=contract
+                )
+        return cohort
+
+    def _tasks(
+        self, index: int, attempt: int, cohort: np.ndarray
+    ) -> tuple[dict[str, Task], bytes]:
+        shared = self._algorithm.broadcast(self.state.server)
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(shared)]
+        norms = _promise.norms_of(self._privacy, self.state.aggregator)
+        model = _task.encode_model(leaves, norms, self._plan)
+        words = _words.of_round(self._root, index)
+        common: dict[str, Any] = {
+            "run": self._paid.identity,
+            "round": index,
+            "attempt": attempt,
+            "plan": self.desk.plan_hash,
+            "model": _task.digest(model),
+            "seconds": self._pace.deadline_seconds,
+        }
+        tasks = {
+            self._clients[number]: Task(
+                **common, client=int(number), **words.of_client(int(number))
+            )
+            for number in cohort
+        }
+        return tasks, model
+
+    def _next_attempt(self, index: int) -> int:
+        known = [one.attempt for one in self._store.attempts() if one.round == index]
+        return max(known, default=-1) + 1
+
+    def _at_rest(self, state: RoundState) -> Any:
+        aggregator = self._privacy.at_rest(state.aggregator)
+        return {"server": state.server, "aggregator": aggregator}
+
+    def _restored(self) -> RoundState:
+        """Returns the state after all rounds that were paid for."""
+        first = RoundState(
+            self._algorithm.init(self._params), self._privacy.init(self._params), ()
+        )
+        rounds = self._paid.mechanism.rounds
+        model = _begin.last_model(self._paid)
+        self._store.keep_only(model)
+        if model is None:
+            return first
+        template = self._at_rest(first)
+        leaves = self._store.model(model)
+        kept = jax.tree.unflatten(
+            jax.tree.structure(template), map(jnp.asarray, leaves)
+        )
+        aggregator = self._privacy.resumed(
+            self._params,
+            kept["aggregator"],
+            rounds=rounds,
+            noise_key=lambda index: noise_key(
+                self._paid.noise_key(index), np.int32(index)
+            ),
+        )
+        return RoundState(kept["server"], aggregator, ())
+
+    def _recorded(self, claim: Claim) -> list[RoundRecord]:
+        """Returns the records of earlier rounds; one that was lost, without values."""
+        rounds = self._paid.mechanism.rounds
+        found = [RoundRecord(**one) for one in self._store.records()[:rounds]]
+        for index in range(len(found), rounds):
+            epsilon = claim.epsilon(index + 1)
+            found.append(
+                RoundRecord(
+                    round=index + 1,
+                    epsilon=epsilon,
+                    evaluation={},
+                    private={},
+                    seconds=None,
+                )
+            )
+        return found
+
+    def _keep(self, history: History) -> None:
+        self._store.keep_records([dataclasses.asdict(one) for one in history.rounds])
+
+
+@functools.lru_cache(maxsize=8)
+def _closing(algorithm: FederatedAlgorithm, goal: int | None) -> Any:
+    """Returns the compiled release of a sum."""
+    if goal is not None:
+        factor = algorithm.aggregator.sampling.expected_clients / goal
+        apply = algorithm.apply
+
+        def applied(server: Any, released: Any) -> Any:
+            value = jax.tree.map(lambda a: a * jnp.float32(factor), released.value)
+            return apply(server, dataclasses.replace(released, value=value))
+
+        algorithm = algorithm._replace(apply=applied)
+
+    def close(state: RoundState, sums: Sums, index: Any, key: jax.Array) -> Any:
+        return _round.close(algorithm, state, (), sums, index, key=key)
+
+    return jax.jit(close)

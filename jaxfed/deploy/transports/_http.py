@@ -1,0 +1,266 @@
+"""HTTP over TLS 1.3: who a client is, its certificate says; all sizes have bounds.
+
+`GET /v1/task`, `GET /v1/blob/<hash>` and `POST /v1/report`, as `jaxfed.vault` calls
+them. The server knows before it reads how long each body may be; it waits for no client
+longer than for its bytes, and one slow client holds up nobody else.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from aiohttp import web
+
+from jaxfed.deploy._desk import STALE, Desk, Stranger
+from jaxfed.deploy.transports import _tls
+from jaxfed.vault._errors import WireError
+from jaxfed.vault._visit import Ended
+
+_LONGEST_WAIT = 60.0
+_SMALL = 1 << 16
+_SLOWEST = 50_000  # bytes in a second
+_SHUTDOWN = 2.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Limits(NamedTuple):
+    """What one server bears."""
+
+    handshake_seconds: float = 10.0
+    """Until a connection is encrypted, and then until its first request came."""
+    idle_seconds: float = 75.0
+    requests_a_second: float = 10.0
+    """Of one client, on average."""
+    burst: int = 30
+    large_reports: int = 4
+    """Reports above 64 KB that are read at once."""
+
+
+class Http:
+    """A server for one desk, in a thread of its own.
+
+    Args:
+        desk: of a `Coordinator`.
+        host: to listen on.
+        port: 0 for any.
+        certificate, key: PEM files of this server's.
+        authority: PEM file of who signs clients' certificates.
+        revoked: a file of serial numbers, a line each, that are refused at once.
+        limits: what it bears.
+
+    Raises:
+        ValueError: a file is missing or no certificate.
+        OSError: the port is taken.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        certificate: str | Path,
+        key: str | Path,
+        authority: str | Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        revoked: str | Path | None = None,
+        limits: Limits | None = None,
+    ):
+        self._desk, self._limits = desk, limits or Limits()
+        self._context = _tls.server_context(certificate, key, authority)
+        self._revoked = _tls.Revoked(None if revoked is None else Path(revoked))
+        self._host, self._port = host, port
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._sending: set[str] = set()
+        self._spoke: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._pool = concurrent.futures.ThreadPoolExecutor(2, "jaxfed-report")
+        self._started: concurrent.futures.Future[int] = concurrent.futures.Future()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._slots = asyncio.Semaphore(self._limits.large_reports)
+        self._thread = threading.Thread(target=self._run, name="jaxfed-http")
+        self._thread.start()
+        try:
+            self.port = self._started.result()
+        except BaseException:
+            self._thread.join()
+            raise
+        desk.listen(self._changed)
+
+    @property
+    def url(self) -> str:
+        """Where vaults reach it."""
+        return f"https://{self._host}:{self.port}"
+
+    def close(self) -> None:
+        """Stops listening."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/v1/task", self._task)
+        app.router.add_get("/v1/blob/{digest}", self._blob)
+        app.router.add_post("/v1/report", self._report)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=self._limits.idle_seconds
+        )
+        await runner.setup()
+        server = await self._loop.create_server(
+            lambda: self._protocol(runner),
+            self._host,
+            self._port,
+            ssl=self._context,
+            ssl_handshake_timeout=self._limits.handshake_seconds,
+            backlog=1024,
+        )
+        self._started.set_result(server.sockets[0].getsockname()[1])
+        await self._stop.wait()
+        server.close()
+        self._wake_all()
+        await asyncio.wait_for(runner.cleanup(), _SHUTDOWN + 5)
+
+    def _protocol(self, runner: web.AppRunner) -> asyncio.Protocol:
+        """Returns a connection's handler, closed if it stays silent."""
+        assert runner.server is not None
+        protocol = runner.server()
+        self._loop.call_later(
+            2 * self._limits.handshake_seconds, self._close_if_silent, protocol
+        )
+        return protocol
+
+    def _close_if_silent(self, protocol: Any) -> None:
+        transport = protocol.transport
+        if transport is not None and transport not in self._spoke:
+            transport.abort()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> Any:
+        """Admits clients that are who they say, not revoked, and not too fast."""
+        transport = request.transport
+        if transport is None:
+            raise web.HTTPBadRequest
+        self._spoke.add(transport)
+        client, serial = _tls.identity(transport.get_extra_info("peercert"))
+        if client is None or not self._desk.knows(client):
+            return _words(403, "this certificate is not enrolled here")
+        if self._revoked.has(serial):
+            return _words(403, "this certificate was revoked")
+        if not self._may(client):
+            return _words(429, "too many requests; wait a little")
+        request["client"] = client
+        try:
+            return await handler(request)
+        except Ended:
+            return _words(410, "ended")
+        except Stranger as error:
+            return _words(403, str(error))
+        except WireError as error:
+            return _words(400, str(error))
+
+    async def _task(self, request: web.Request) -> web.StreamResponse:
+        until = self._loop.time() + _seconds(request.query.get("seconds", "0"))
+        while True:
+            woken = self._wake
+            found = self._desk.task(request["client"])
+            left = until - self._loop.time()
+            if found is not None:
+                return web.Response(body=found, content_type="application/json")
+            if left <= 0 or self._stop.is_set():
+                return web.Response(status=204)
+            try:
+                await asyncio.wait_for(woken.wait(), left)
+            except TimeoutError:
+                continue
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        found = self._desk.blob(request["client"], request.match_info["digest"])
+        if found is None:
+            return _words(404, "there is no such plan or model now")
+        return web.Response(body=found)
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        client, size = request["client"], request.content_length
+        if size is None or request.headers.get("Content-Encoding"):
+            return _closing(411, "a report must say how long it is, uncompressed")
+        if size > self._desk.most_report:
+            return _closing(413, f"a report has at most {self._desk.most_report} bytes")
+        if client in self._sending:
+            return _closing(409, "one report at a time")
+        self._sending.add(client)
+        try:
+            if size <= _SMALL:
+                return await self._taken(client, request, size)
+            async with self._slots:
+                return await self._taken(client, request, size)
+        finally:
+            self._sending.discard(client)
+
+    async def _taken(
+        self, client: str, request: web.Request, size: int
+    ) -> web.StreamResponse:
+        patience = self._limits.handshake_seconds + size / _SLOWEST
+        try:
+            data = await asyncio.wait_for(request.content.readexactly(size), patience)
+        except (TimeoutError, asyncio.IncompleteReadError):
+            return _closing(408, "the report came too slowly")
+        submit = self._desk.submit
+        state = await self._loop.run_in_executor(self._pool, submit, client, data)
+        return _words(409 if state == STALE else 200, state)
+
+    def _may(self, client: str) -> bool:
+        """Takes a token from a client's bucket, if there is one."""
+        now, rate = time.monotonic(), self._limits.requests_a_second
+        tokens, last = self._buckets.get(client, (float(self._limits.burst), now))
+        tokens = min(float(self._limits.burst), tokens + (now - last) * rate)
+        self._buckets[client] = (tokens - 1 if tokens >= 1 else tokens, now)
+        return tokens >= 1
+
+    def _changed(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        self._wake.set()
+        self._wake = asyncio.Event()
+
+
+def _seconds(text: str) -> float:
+    try:
+        return min(_LONGEST_WAIT, max(0.0, float(int(text))))
+    except ValueError:
+        raise WireError("seconds must be a whole number") from None
+
+
+def _words(status: int, words: str) -> web.Response:
+    return web.Response(status=status, text=words)
+
+
+def _closing(status: int, words: str) -> web.Response:
+    """Answers without reading the body: the connection cannot be used any more."""
+    response = _words(status, words)
+    response.force_close()
+    return response

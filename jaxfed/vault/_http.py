@@ -1,0 +1,160 @@
+"""The client's side of HTTP: the standard library, TLS 1.3, bounded reads."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import urllib.parse
+from pathlib import Path
+
+from jaxfed.vault import _task
+from jaxfed.vault._errors import Rejected, Unreachable, WireError
+from jaxfed.vault._visit import Ended
+
+_SECONDS = 30.0  # without a byte
+_MOST_WORD = 1 << 10
+
+
+class Http:
+    """A server behind a URL.
+
+    Args:
+        url: `https://host:port`; `http://` on this machine alone.
+        certificate: PEM file of this client's certificate.
+        key: PEM file of its private key.
+        authority: PEM file of who signed the server's certificate.
+
+    Raises:
+        Rejected: a file cannot be read, or the URL is no such URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        authority: Path | None = None,
+    ):
+        parts = urllib.parse.urlsplit(url)
+        is_local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
+            raise Rejected(f"a server must be https://host:port, got {url!r}.")
+        self._host, self._port = parts.hostname or "", parts.port
+        self._context = None
+        if parts.scheme == "https":
+            self._context = _context(certificate, key, authority)
+        self._connection: http.client.HTTPConnection | None = None
+
+    def task(self, seconds: float) -> bytes | None:
+        """Waits for a task; None if there is none for now."""
+        path = f"/v1/task?seconds={seconds:.0f}"
+        status, data = self._ask("GET", path, _task.MOST_TASK, wait=seconds)
+        if status == 204:
+            return None
+        if status == 410:
+            raise Ended
+        return self._good(status, data)
+
+    def blob(self, digest: str, most: int) -> bytes:
+        """Fetches a plan or a model."""
+        return self._good(*self._ask("GET", f"/v1/blob/{digest}", most))
+
+    def report(self, data: bytes) -> str:
+        """Sends a report; returns what became of it."""
+        status, answer = self._ask("POST", "/v1/report", _MOST_WORD, data)
+        if status not in (200, 409, 410):
+            self._good(status, answer)
+        return answer[:40].decode("ascii", "replace").strip()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _good(self, status: int, data: bytes) -> bytes:
+        if status in (429, 500, 502, 503, 504):
+            raise Unreachable(f"the server answered {status}; try again later.")
+        if status != 200:
+            words = data[:300].decode("ascii", "replace").strip()
+            shown = "".join(c for c in words if c.isprintable())
+            raise Rejected(f"the server answered {status}: {shown}")
+        return data
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        most: int,
+        body: bytes | None = None,
+        wait: float = 0.0,
+    ) -> tuple[int, bytes]:
+        """Sends one request; once more if a kept connection was closed meanwhile."""
+        for is_last in (self._connection is None, True):
+            try:
+                return self._once(method, path, most, body, wait)
+            except (http.client.HTTPException, OSError) as error:
+                self.close()
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    raise Rejected(
+                        f"the server's certificate must be signed by --authority: "
+                        f"{error.verify_message}."
+                    ) from None
+                reason = getattr(error, "reason", None) or ""
+                if "ALERT" in str(reason):
+                    words = str(reason).lower().replace("_", " ")
+                    raise Rejected(
+                        f"the server does not take this certificate: {words}."
+                    ) from None
+                if is_last:
+                    raise Unreachable(
+                        f"the server did not answer: {type(error).__name__}."
+                    ) from None
+        raise AssertionError
+
+    def _once(
+        self, method: str, path: str, most: int, body: bytes | None, wait: float
+    ) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = self._connected()
+        connection = self._connection
+        connection.timeout = _SECONDS + wait
+        if connection.sock is not None:
+            connection.sock.settimeout(_SECONDS + wait)
+        connection.request(method, path, body=body)
+        answer = connection.getresponse()
+        limit = most if answer.status == 200 else _MOST_WORD
+        data = answer.read(limit + 1)
+        if len(data) > limit:
+            self.close()
+            raise WireError(f"an answer must have at most {limit} bytes")
+        return answer.status, data
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection(self._host, self._port)
+        return http.client.HTTPSConnection(
+            self._host, self._port, context=self._context
+        )
+
+
+def _context(
+    certificate: Path | None, key: Path | None, authority: Path | None
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if certificate is None or authority is None:
+        raise Rejected(
+            "https needs --cert and --authority: files of this client's certificate "
+            "and of who signed the server's."
+        )
+    try:
+        context.load_verify_locations(authority)
+        context.load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        raise Rejected(
+            f"{certificate} and {authority} must be PEM files of a certificate with "
+            f"its key, and of an authority: {error}."
+        ) from None
+    return context

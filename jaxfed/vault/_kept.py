@@ -1,0 +1,85 @@
+"""What an algorithm keeps at a client between its rounds; it never leaves the vault.
+
+A file a round, so that a round which is asked for again begins where it began before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxfed.vault import _wire
+from jaxfed.vault._errors import Refused, WireError
+from jaxfed.vault._plan import Plan
+from jaxfed.vault._task import Task
+from jaxfed.vault._types import Type
+
+
+class Kept:
+    """The states of one vault.
+
+    Args:
+        folder: of this vault.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def before(self, task: Task, plan: Plan) -> list[np.ndarray]:
+        """Returns the state before a round: that of the last one, or zeros.
+
+        Raises:
+            Refused: it was damaged.
+        """
+        expected = _types(plan)
+        found = [place for place in self._files(task) if _round(place) < task.round]
+        if not expected or not found:
+            return [np.zeros(one.type.shape, one.type.dtype) for one in plan.kept]
+        try:
+            arrays, _ = _wire.decode(found[-1].read_bytes(), expected)
+        except (OSError, WireError) as error:
+            raise Refused(
+                f"{found[-1]} must hold this vault's state: {error}; bring back a "
+                "copy, or enrol this vault anew."
+            ) from None
+        return [arrays[name] for name in expected]
+
+    def after(self, task: Task, plan: Plan, values: Sequence[np.ndarray]) -> None:
+        """Keeps the state after a round, durably.
+
+        Raises:
+            Refused: it could not be written.
+        """
+        if not plan.kept:
+            return
+        data = _wire.encode(dict(zip(_types(plan), values)), {})
+        place = self._folder / f"kept-{task.run[:16]}-{task.round:08d}"
+        draft = place.with_suffix(".new")
+        try:
+            with open(draft, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, place)
+            for old in self._files(task)[:-2]:
+                old.unlink()
+        except OSError as error:
+            raise Refused(
+                f"{place} could not be written: {error.strerror}; nothing was sent."
+            ) from None
+
+    def _files(self, task: Task) -> list[Path]:
+        return sorted(self._folder.glob(f"kept-{task.run[:16]}-????????"))
+
+
+def _round(place: Path) -> int:
+    return int(place.name.rpartition("-")[2])
+
+
+def _types(plan: Plan) -> dict[str, Type]:
+    return {
+        f"{number:04d}/{one.name}": one.type for number, one in enumerate(plan.kept)
+    }

@@ -1,0 +1,119 @@
+"""The rules of a plan: what its server promises about privacy, in numbers.
+
+A vault cannot see the server's noise or cohort. It can see what a signed plan promises,
+refuse what its own policy finds too little, and keep its own part: the clip, the grid,
+and how often it takes part.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxfed.vault import _types
+from jaxfed.vault._lattice import Group
+from jaxfed.vault._types import require
+
+MECHANISMS = ("central gaussian", "central skellam", "central correlated")
+_COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
+_COUNTS += ("most_participations",)
+_MOST_LEVELS = 1 << 30
+
+
+class Rules(NamedTuple):
+    """What a plan promises; public."""
+
+    mechanism: str
+    """One of `MECHANISMS`: the server is trusted to add the noise."""
+    unit: str
+    """Whose privacy it is."""
+    relation: str
+    epsilon: float
+    """Of all rounds."""
+    delta: float
+    noise_multiplier: float
+    """Noise over the clip norm."""
+    rounds: int
+    clients: int
+    """How many there are."""
+    least_cohort: int
+    """Reports of one round without which nothing is released."""
+    least_separation: int
+    """Rounds from one participation of a client to its next."""
+    most_participations: int
+    """Of one client."""
+    clip_is_fixed: bool
+    """Or else it follows the released quantile."""
+    count_levels: int
+    """How much the report of a clip that follows counts; 0 for a fixed one."""
+    groups: tuple[Group, ...]
+    """What is clipped together, with the norms of the first round."""
+
+
+def read(given: Any, num_leaves: int) -> Rules:
+    """Returns the rules of a plan.
+
+    Args:
+        given: their plain values.
+        num_leaves: how many arrays an update has.
+
+    Raises:
+        PlanError: they are not rules.
+    """
+    require(type(given) is dict, "rules must be named")
+    require(set(given) == set(Rules._fields), "other rules are named", sorted(given))
+    require(given["mechanism"] in MECHANISMS, "no such mechanism", given["mechanism"])
+    for name in ("unit", "relation"):
+        words = type(given[name]) is str and given[name].isprintable()
+        require(words and len(given[name]) <= 40, f"{name} must be a word")
+    for name in ("epsilon", "delta", "noise_multiplier"):
+        require(_positive(given[name]), f"{name} must be a number > 0", given[name])
+    for name in _COUNTS:
+        _types.positive(given[name])
+    fits = given["least_cohort"] <= given["clients"]
+    require(fits, "a cohort has more clients than there are")
+    levels = _types.natural(given["count_levels"])
+    require(levels <= _MOST_LEVELS, "a grid is too fine", levels)
+    groups = _groups(given["groups"], num_leaves)
+    _types.boolean(given["clip_is_fixed"])
+    values: dict[str, Any] = {**given, "groups": groups}
+    return Rules(**values)
+
+
+def with_norms(rules: Rules, norms: np.ndarray) -> list[Group]:
+    """Returns the groups with the clip norms of one round.
+
+    Raises:
+        PlanError: they are none, or a fixed clip moved.
+    """
+    fits = norms.shape == (len(rules.groups),) and bool((norms > 0).all())
+    require(fits, "clip norms must be positive, one for each group", norms.shape)
+    planned = np.array([group.norm for group in rules.groups], np.float32)
+    is_same = not rules.clip_is_fixed or bool((norms == planned).all())
+    require(is_same, "the clip must stay as it was planned")
+    return [g._replace(norm=float(n)) for g, n in zip(rules.groups, norms)]
+
+
+def _groups(given: Any, num_leaves: int) -> tuple[Group, ...]:
+    require(type(given) is list and 0 < len(given) <= 4096, "groups must be listed")
+    found = []
+    for one in given:
+        named = type(one) is dict and set(one) == set(Group._fields)
+        require(named, "a group is wrong", one)
+        levels, target = _types.positive(one["levels"]), _types.positive(one["target"])
+        require(levels <= _MOST_LEVELS, "a grid is too fine", levels)
+        require(target <= levels, "a target is beyond its bound", target)
+        require(_positive(one["norm"]), "a clip norm must be > 0", one["norm"])
+        is_random = _types.boolean(one["is_random"])
+        indices = _types.natural_numbers(one["indices"])
+        found.append(Group(indices, float(one["norm"]), levels, target, is_random))
+    named = sorted(index for group in found for index in group.indices)
+    require(named == list(range(num_leaves)), "every array must be in one group")
+    return tuple(found)
+
+
+def _positive(value: Any) -> bool:
+    is_number = type(value) in (int, float) and math.isfinite(value)
+    return is_number and value > 0

@@ -1,0 +1,179 @@
+"""One visit of a vault to its server: task, plan, checks, local work, report.
+
+Nothing of the data, and nothing computed from it, is in any message but the report, and
+the report is what the plan's clip and grid leave of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from jaxfed.vault import _lattice, _policy, _rules, _signature, _task, _training
+from jaxfed.vault._errors import PlanError, Refused, WireError
+from jaxfed.vault._kept import Kept
+from jaxfed.vault._participation import Participation
+from jaxfed.vault._plan import Named, Plan
+from jaxfed.vault._policy import Policy
+from jaxfed.vault._program import Array
+from jaxfed.vault._task import Task
+
+LOG = logging.getLogger("jaxfed.vault")
+_MOST_SEALED = 1 << 24
+Read = Callable[[tuple[Named, ...]], Mapping[str, Array]]
+
+
+class Transport(Protocol):
+    """How a vault reaches its server."""
+
+    def task(self, seconds: float) -> bytes | None:
+        """Waits for a task; None if there is none for now.
+
+        Raises:
+            Ended: there will be none.
+        """
+
+    def blob(self, digest: str, most: int) -> bytes:
+        """Fetches a plan or a model of at most so many bytes."""
+
+    def report(self, data: bytes) -> str:
+        """Sends a report; returns what became of it."""
+
+
+class Ended(Exception):
+    """The server's run is over."""
+
+
+class Outcome(NamedTuple):
+    """What came of a visit; public."""
+
+    state: str
+    """What the server said of the report, or "waiting" or "ended"."""
+    round: int | None = None
+
+
+class Vault:
+    """One client: its data, its policy, and what it remembers.
+
+    Args:
+        read: returns the client's examples, for the arrays that a plan names.
+        policy: its owner's.
+        folder: where it keeps its record; made if it is not there.
+
+    Raises:
+        Refused: the record is damaged, or the folder cannot be used.
+    """
+
+    def __init__(self, read: Read, policy: Policy, folder: Path):
+        self._read, self._policy = read, policy
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(
+                f"{folder} must be a folder to write in: {error.strerror}; name "
+                "another one with --record."
+            ) from None
+        self._record, self._kept = Participation(folder / "record.db"), Kept(folder)
+        self._plans: dict[str, Plan] = {}
+
+    def close(self) -> None:
+        """Closes the record."""
+        self._record.close()
+
+    def visit(self, transport: Transport, *, seconds: float = 20.0) -> Outcome:
+        """Takes one task, if there is one, and answers it.
+
+        Args:
+            transport: to the server.
+            seconds: how long to wait for a task.
+
+        Raises:
+            Refused, PlanError, WireError: this vault does not take part; nothing was
+                sent.
+        """
+        try:
+            data = transport.task(seconds)
+        except Ended:
+            return Outcome("ended")
+        if data is None:
+            return Outcome("waiting")
+        task = _task.decode_task(data)
+        plan = self._plan(task, transport)
+        shared, groups = self._model(task, plan, transport)
+        examples = self._read(tuple(plan.rows))
+        size = len(next(iter(examples.values())))
+        self._check(plan, size)
+        assert plan.rules is not None
+        limits = _policy.limits_of(self._policy, plan.rules)
+        self._record.join(task.remembered(), limits)
+        LOG.info("round %d, attempt %d: taking part", task.round + 1, task.attempt + 1)
+        report = self._work(task, plan, examples, shared, groups)
+        state = transport.report(report)
+        LOG.info("round %d: %s, %d bytes", task.round + 1, state, len(report))
+        return Outcome(state, task.round)
+
+    def _plan(self, task: Task, transport: Transport) -> Plan:
+        """Fetches a plan once, and checks it: signature, programs, and itself."""
+        if task.plan not in self._plans:
+            data = transport.blob(task.plan, _MOST_SEALED)
+            _require(_task.digest(data) == task.plan, "a plan has another hash")
+            text, _ = _signature.unsealed(data, self._policy.trusted())
+            plan = Plan(text)
+            plan.check_itself()
+            self._plans = {task.plan: plan}
+            LOG.info("plan %s: signed, checked", task.plan[:12])
+        return self._plans[task.plan]
+
+    def _model(
+        self, task: Task, plan: Plan, transport: Transport
+    ) -> tuple[list[Array], list[_lattice.Group]]:
+        if plan.rules is None:
+            raise PlanError("it promises nothing about privacy")
+        most = _task.size_of_model(plan)
+        data = transport.blob(task.model, most)
+        _require(_task.digest(data) == task.model, "a model has another hash")
+        shared, norms = _task.decode_model(data, plan)
+        return shared, _rules.with_norms(plan.rules, norms)
+
+    def _check(self, plan: Plan, size: int) -> None:
+        found = _policy.refusals(self._policy, plan, size)
+        if found:
+            reasons = "; ".join(found)
+            raise Refused(f"the policy refuses this plan: {reasons}. Nothing was sent.")
+
+    def _work(
+        self,
+        task: Task,
+        plan: Plan,
+        examples: Mapping[str, Array],
+        shared: list[Array],
+        groups: list[_lattice.Group],
+    ) -> bytes:
+        kept = self._kept.before(task, plan)
+        trained = _training.train(
+            plan,
+            examples,
+            shared,
+            kept,
+            key=np.array(task.training, np.uint32),
+            order=task.order[0] << 32 | task.order[1],
+            client=task.client,
+        )
+        key = np.array(task.encoding, np.uint32)
+        encoded = _lattice.encode(trained.update, groups, key)
+        self._kept.after(task, plan, trained.kept if encoded.is_finite else kept)
+        assert plan.rules is not None
+        levels = plan.rules.count_levels
+        count = (levels if encoded.fits else -levels) if encoded.is_finite else 0
+        return _task.encode_report(
+            task, plan.update, encoded.update, count if levels else None
+        )
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise WireError(what)
