@@ -49,10 +49,11 @@ def begun(
 ) -> Begun:
     """Begins a run in its ledger, or goes on with it; see `Coordinator`."""
     privacy = _promise.checked(algorithm.aggregator)
+    horizon = max(rounds, privacy.rounds or 1)
     rules = _promise.rules_of(
         privacy,
         params,
-        rounds=rounds,
+        rounds=horizon,
         terms=ledger.terms,
         least_cohort=pace.least_cohort,
     )
@@ -66,7 +67,7 @@ def begun(
             f"{ledger.path.name} does not know; name an empty folder, or bring back "
             "the ledger."
         )
-    mechanism = mechanism or ledger.plan(privacy, rounds, name=name)
+    mechanism = mechanism or ledger.plan(privacy, horizon, name=name)
     named = json.dumps(list(clients)).encode()
     paid = ledger.begin(
         mechanism,

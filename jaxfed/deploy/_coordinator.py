@@ -252,10 +252,11 @@ class Coordinator:
         """Draws the clients of a round; always the same, and within the contract."""
         sampler = self._privacy.sampling
         key = _words.sampling_key(self._root)
-        contract = sampler.participation(self._rounds)
+        horizon = max(self._rounds, self._privacy.rounds or 1)
+        contract = sampler.participation(horizon)
         attendance = sampling.no_attendance(sampler.population)
         cohort = np.arange(0)
-        limited = contract.max_participations < self._rounds
+        limited = contract.max_participations < horizon
         for number in range(0 if limited else index, index + 1):
             cohort = sampler.draw(number, key=key)
             if limited:

@@ -61,13 +61,12 @@ def coordinator(folder, path, algorithm, rounds=3, **options):
     return Coordinator(
         algorithm,
         params=PARAMS,
-        examples=EXAMPLES,
         clients=NAMES,
         rounds=rounds,
         ledger=path,
         folder=folder / "run",
         signing_key=SIGNING,
-        **({"pace": PACE} | options),
+        **({"pace": PACE, "examples": EXAMPLES} | options),
     )
 
 

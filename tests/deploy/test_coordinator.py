@@ -1,0 +1,560 @@
+"""A run over vaults is the run of a simulation, and charges what `train` charges."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxfed as jf
+from jaxfed import keys
+from jaxfed.clipping import _lattice
+from jaxfed.deploy import Coordinator, Pace, RoundAbandoned, StoreError, transports
+from jaxfed.deploy import _coordinator as coordinating
+from jaxfed.engine import _run
+from jaxfed.ledger import Ledger, LedgerError, PaidRun
+from jaxfed.typing import Batching, ClientResult, LocalWork
+from jaxfed.vault import _policy, _task
+from jaxfed.vault._errors import Refused, WireError
+from jaxfed.vault._visit import Vault
+from tests.deploy.running import (
+    CYCLIC,
+    EXAMPLES,
+    FULL,
+    NAMES,
+    PACE,
+    POLICY,
+    SIGNING,
+    Vaults,
+    arrays_of,
+    averaging,
+    central,
+    coordinator,
+    data,
+    ledger,
+)
+from tests.engine.paid import PARAMS, Killed, bits, dies_after, loss
+
+ADAPTIVE = jf.clipping.Adaptive(quantile=0.5, initial=0.1)
+LOUD = jf.noise.Gaussian(multiplier=2.0)
+
+
+def copied(path, folder):
+    """Returns a copy of a ledger with its secret: the same keys."""
+    folder.mkdir()
+    for place in path.parent.glob("budget.db*"):
+        shutil.copy(place, folder / place.name)
+    return folder / path.name
+
+
+def in_vaults(folder, path, algorithm, rounds=3, **options):
+    with coordinator(folder, path, algorithm, rounds, **options) as running:
+        vaults = Vaults(folder, running.desk)
+        try:
+            history = running.run()
+        finally:
+            running.desk.end()
+            vaults.join()
+    return history
+
+
+def sums_of(monkeypatch):
+    """Notes the integers of every sum, here and in the engine."""
+    found = []
+    digest = _run.digest_of_sum
+
+    def noting(leaves):
+        leaves = [np.array(leaf) for leaf in leaves]
+        found.append(leaves)
+        return digest(leaves)
+
+    monkeypatch.setattr(_run, "digest_of_sum", noting)
+    monkeypatch.setattr(coordinating, "digest_of_sum", noting)
+    return found
+
+
+def the_same_root(monkeypatch):
+    """Gives all runs the root key of a simulation; else it is of the plan, too."""
+    root = keys.simulated(5)
+    monkeypatch.setattr(PaidRun, "key", lambda self, attempt: root)
+
+
+def noisy(params, batch, key):
+    """A loss with randomness of its own, as dropout has."""
+    found, metrics = loss(params, batch, key)
+    return found + params["w"] @ jax.random.normal(key, (5,)) / 10, metrics
+
+
+RANDOM = jf.clients.sgd(noisy, optax.sgd(0.1), epochs=2, batch_size=2)
+
+
+def facts(path):
+    """Returns what a ledger says was spent, but for hashes of plans and sums."""
+    with Ledger.open(path, read_only=True) as opened:
+        (mechanism,) = opened.mechanisms
+        charges = [(c.round, c.attempt, c.uses) for c in mechanism.charges]
+        kinds = [entry.kind for entry in opened.history()]
+        return mechanism.cost, charges, kinds, opened.epsilon()
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        central(),
+        central(CYCLIC),
+        central(clipping=ADAPTIVE),
+        central(clipping=jf.clipping.PerLayer(norms={"w": 0.2})),
+        central(noise=LOUD),
+        central(CYCLIC, noise=jf.noise.BLT(multiplier=1.0), rounds=4),
+    ],
+    ids=["full", "cyclic", "adaptive", "per layer", "randomised", "correlated"],
+)
+def test_a_round_is_that_of_the_simulator(privacy, tmp_path, monkeypatch):
+    """Floats differ in their last bits, and integers by rounding at the most."""
+    path = ledger(tmp_path, epsilon=1e4)
+    other = copied(path, tmp_path / "other")
+    found = sums_of(monkeypatch)
+    the_same_root(monkeypatch)
+    if privacy.noise == LOUD:  # as if the grid were coarse beside the noise
+        monkeypatch.setattr(_lattice, "_BIAS", 1e-9)
+        assert privacy._joint(PARAMS).parts[0].lattice.is_random
+    algorithm = averaging(privacy, RANDOM)
+    jf.train(algorithm, data(), params=PARAMS, rounds=3, ledger=other, progress=False)
+    simulated = list(found[::2])  # the engine asks twice for each
+    found.clear()
+    history = in_vaults(tmp_path, path, algorithm)
+    assert len(found) == len(simulated) == len(history.rounds) == 3
+    for one, wanted in zip(found[:1], simulated[:1], strict=True):  # then noise differs
+        for mine, theirs in zip(one, wanted, strict=True):
+            assert np.abs(theirs).max() > 0
+            limit = 2 + 2e-6 * np.abs(theirs).max()
+            assert np.abs(mine.astype(np.int64) - theirs).max() <= limit
+    assert facts(path) == facts(other)
+    assert history.private
+    assert "client" in history.statement
+
+
+def whole(params, rows, real, key):
+    """A local step in exact arithmetic: sums of small whole numbers."""
+    total = jnp.where(real[:, None], rows["x"], 0).sum(axis=0)
+    return params + total / 1024
+
+
+EXACT = LocalWork(
+    init=lambda shared, kept: shared.params["w"],
+    step=lambda carry, batch, *, key: (
+        whole(carry, batch.rows, batch.is_real, key),
+        {},
+    ),
+    finish=lambda shared, carry: ClientResult(
+        {"w": carry - shared.params["w"]}, jnp.float32(1), ()
+    ),
+    batching=Batching(batch_size=2, epochs=1),
+)
+
+
+def test_identical_updates_give_identical_sums(tmp_path, monkeypatch):
+    path = ledger(tmp_path)
+    other = copied(path, tmp_path / "other")
+    clients = [np.round(4 * arrays_of(n)["x"]) for n in range(len(NAMES))]
+    rows = {name: {"x": x} for name, x in zip(NAMES, clients, strict=True)}
+    algorithm = averaging(central(), EXACT)
+    found = sums_of(monkeypatch)
+    the_same_root(monkeypatch)
+    jf.train(
+        algorithm,
+        jf.data.FederatedData.from_clients(rows),
+        params=PARAMS,
+        rounds=1,
+        ledger=other,
+        progress=False,
+    )
+    monkeypatch.setattr("tests.deploy.running.arrays_of", lambda n: {"x": clients[n]})
+    in_vaults(tmp_path, path, algorithm, rounds=1, examples={"x": EXAMPLES["x"]})
+    (wanted,), _, (mine,) = found
+    assert np.array_equal(wanted, mine)
+    assert np.abs(mine).max() > 1000
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    path = ledger(tmp_path)
+    other = copied(path, tmp_path / "other")
+    algorithm = averaging(central(clipping=ADAPTIVE))
+    wanted = in_vaults(tmp_path / "other", other, algorithm)
+    for rounds in (1, 2):
+        with pytest.raises(Killed):
+            in_vaults(tmp_path, path, algorithm, callbacks=[dies_after(rounds)])
+    history = in_vaults(tmp_path, path, algorithm)
+    assert bits(history.params) == bits(wanted.params)
+    assert [r.epsilon for r in history.rounds] == [r.epsilon for r in wanted.rounds]
+    assert [r.released for r in history.rounds] == [r.released for r in wanted.rounds]
+    assert facts(path) == facts(other)
+    again = in_vaults(tmp_path, path, algorithm)  # nothing is left to do
+    assert bits(again.params) == bits(wanted.params)
+    assert facts(path) == facts(other)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_crash_around_the_charge_loses_nothing(when, tmp_path, monkeypatch):
+    """Before it: nothing was released. After it: the model is there."""
+    path = ledger(tmp_path)
+    algorithm = averaging(central())
+    keep, only = coordinating.Store.keep_model, coordinating.Store.keep_only
+
+    def dying(self, *arguments):
+        if when == "before":
+            keep(self, *arguments)
+        raise Killed
+
+    name = "keep_model" if when == "before" else "keep_only"
+    with coordinator(tmp_path, path, algorithm) as running:
+        vaults = Vaults(tmp_path, running.desk)
+        monkeypatch.setattr(coordinating.Store, name, dying)
+        with pytest.raises(Killed):
+            running.run()
+        running.desk.end()
+        vaults.join()
+    monkeypatch.setattr(coordinating.Store, "keep_model", keep)
+    monkeypatch.setattr(coordinating.Store, "keep_only", only)
+    with Ledger.open(path, read_only=True) as opened:
+        charges = opened.mechanisms[0].charges
+    assert len(charges) == (0 if when == "before" else 1)
+    history = in_vaults(tmp_path, path, algorithm)
+    assert len(history.rounds) == 3
+    assert facts(path)[1] == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+    models = list((tmp_path / "run").glob("model-*"))
+    assert len(models) == 1
+
+
+def test_too_few_reports_release_and_charge_nothing(tmp_path):
+    path = ledger(tmp_path)
+    algorithm = averaging(central())
+    pace = Pace(deadline_seconds=0.3, least_cohort=4, most_attempts=2)
+    with coordinator(tmp_path, path, algorithm, pace=pace) as running:
+        vaults = Vaults(tmp_path, running.desk, names=NAMES[:3])
+        with pytest.raises(RoundAbandoned, match="nothing was charged"):
+            running.run()
+        running.desk.end()
+        vaults.join()
+    assert facts(path)[1] == []
+    states = [a.state for a in running._store.attempts()]
+    assert states == ["opened", "abandoned"] * 2
+    # the same clients, and further ones, are asked again: it goes on
+    history = in_vaults(
+        tmp_path, path, algorithm, pace=dataclasses.replace(pace, deadline_seconds=30.0)
+    )
+    assert len(history.rounds) == 3
+    attempts = [(a.round, a.attempt) for a in running._store.attempts()]
+    assert (0, 2) in attempts
+
+
+def test_stragglers_do_not_hold_up_a_goal_or_a_deadline(tmp_path):
+    algorithm = averaging(central())
+    path = ledger(tmp_path, relation="replace_one")
+    pace = Pace(deadline_seconds=60.0, least_cohort=4, goal=5)
+    with coordinator(tmp_path, path, algorithm, pace=pace) as running:
+        vaults = Vaults(tmp_path, running.desk, names=NAMES[:5])
+        history = running.run()
+        vaults.join()
+    assert len(history.rounds) == 3
+    assert "replace" in history.statement
+
+
+@pytest.mark.parametrize(
+    ("privacy", "relation", "match"),
+    [
+        (central(), "zero_out", "relation='replace_one'"),
+        (
+            central(jf.sampling.Poisson(population=8, rate=0.999999)),
+            "zero_out",
+            "whose cohorts are drawn",
+        ),
+    ],
+)
+def test_a_goal_needs_what_covers_it(privacy, relation, match, tmp_path):
+    path = ledger(tmp_path, relation=relation)
+    pace = Pace(least_cohort=1, goal=3)
+    with pytest.raises(ValueError, match=match):
+        coordinator(tmp_path, path, averaging(privacy), pace=pace)
+
+
+def test_cohorts_that_may_be_too_small_are_refused(tmp_path):
+    path = ledger(tmp_path)
+    rare = averaging(central(jf.sampling.Poisson(population=8, rate=0.5)))
+    with pytest.raises(ValueError, match="as good as impossible"):
+        coordinator(tmp_path, path, rare)
+    many = averaging(central(CYCLIC))
+    pace = Pace(least_cohort=5)
+    with pytest.raises(ValueError, match="the largest cohort, got 5"):
+        coordinator(tmp_path, path, many, pace=pace)
+
+
+def taking_part(folder, running, name=NAMES[0], policy=POLICY, arrays=None):
+    number = NAMES.index(name)
+    found = arrays_of(number) if arrays is None else arrays
+    vault = Vault(lambda rows: found, policy, folder / f"alone-{number}")
+    try:
+        return vault.visit(transports.Memory(running.desk, name), seconds=5.0)
+    finally:
+        vault.close()
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A coordinator whose first round is open."""
+    with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as running:
+        cohort = running._cohort(0)
+        tasks, model = running._tasks(0, 0, cohort)
+        running.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
+        yield running
+
+
+def report_of(running, values, client=NAMES[0], **changes):
+    task = _task.decode_task(running.desk.task(client))
+    words = task._replace(**changes)
+    return _task.encode_report(
+        words, running._plan.update, [np.asarray(values, np.int32)], None
+    )
+
+
+def levels_of(running):
+    return running._plan.rules.groups[0].levels
+
+
+def test_only_reports_within_their_bound_are_added(opened):
+    levels, desk = levels_of(opened), opened.desk
+    for values in (
+        [levels + 1, 0, 0, 0, 0],
+        [levels, 1, 0, 0, 0],
+        [-(2**31), 0, 0, 0, 0],
+        [2**31 - 1] * 5,
+    ):
+        with pytest.raises(WireError, match="beyond its clip norm"):
+            desk.submit(NAMES[0], report_of(opened, values))
+    for values in ([0] * 4, [0] * 6):
+        with pytest.raises(WireError):
+            desk.submit(NAMES[0], report_of(opened, values))
+    good = report_of(opened, [levels, 0, 0, 0, 0])
+    for bad in (b"", good[:-1], good + b"\0", good[:40], b"\xff" * len(good)):
+        with pytest.raises(WireError):
+            desk.submit(NAMES[0], bad)
+    floats = good.replace(b'"I32"', b'"F32"')
+    with pytest.raises(WireError, match="another type"):
+        desk.submit(NAMES[0], floats)
+    assert desk.submit(NAMES[0], good) == "accepted"
+    total = desk._total
+    assert total.num_reports == 1
+    assert np.array_equal(total.values[0], [levels, 0, 0, 0, 0])
+
+
+def test_one_report_per_client_and_attempt_and_none_for_another(opened):
+    desk = opened.desk
+    first = report_of(opened, [1, 0, 0, 0, 0])
+    second = report_of(opened, [2, 0, 0, 0, 0])
+    other = report_of(opened, [4, 0, 0, 0, 0], NAMES[1])
+    assert desk.submit(NAMES[0], first) == "accepted"
+    assert desk.submit(NAMES[0], first) == "duplicate"
+    assert desk.submit(NAMES[0], second) == "duplicate"
+    assert desk.task(NAMES[0]) is None
+    for name, value in (
+        ("round", 1),
+        ("attempt", 1),
+        ("run", "0" * 64),
+        ("plan", "0" * 64),
+        ("model", "0" * 64),
+    ):
+        stale = report_of(opened, [8, 0, 0, 0, 0], NAMES[1], **{name: value})
+        assert desk.submit(NAMES[1], stale) == "stale"
+    assert desk.submit(NAMES[1], other) == "accepted"
+    with pytest.raises(PermissionError, match="not enrolled"):
+        desk.submit("stranger", first)
+    assert desk._total.values[0][0] == 5
+    desk.gather_now = None
+    opened.desk._open = opened.desk._open._replace(until=0.0)
+    late = desk.submit(NAMES[2], first)
+    assert late == "stale"
+    assert desk.gather().num_reports == 2
+
+
+def test_replay_into_the_next_attempt_is_refused(opened):
+    old = report_of(opened, [3, 0, 0, 0, 0])
+    tasks, model = opened._tasks(0, 1, opened._cohort(0))
+    opened.desk.open(tasks, model, seconds=30.0, goal=8)
+    assert opened.desk.submit(NAMES[0], old) == "stale"
+    assert opened.desk._total.num_reports == 0
+
+
+def test_a_client_that_fails_sends_zeros(opened, tmp_path):
+    bad = {n: np.array(a) for n, a in arrays_of(0).items()}
+    bad["x"][:] = 3e38
+    assert taking_part(tmp_path, opened, arrays=bad).state == "accepted"
+    assert opened.desk._total.num_reports == 1
+    assert not opened.desk._total.values[0].any()
+
+
+def test_an_empty_client_takes_part_with_zeros(opened, tmp_path):
+    empty = {n: a[:0] for n, a in arrays_of(0).items()}
+    assert taking_part(tmp_path, opened, arrays=empty).state == "accepted"
+    assert not opened.desk._total.values[0].any()
+
+
+@pytest.mark.parametrize(
+    ("limits", "match"),
+    [
+        ({"most_epsilon": 0.1}, "its epsilon is"),
+        ({"least_noise": 2}, "its noise is"),
+        ({"least_cohort": 3}, "a cohort of 2"),
+        ({"operations": ["add"]}, "not allowed"),
+        ({"most_rounds": 0}, "one more than is allowed"),
+        ({"most_runs": 0}, "most_runs"),
+    ],
+)
+def test_a_policy_keeps_a_vault_out(limits, match, opened, tmp_path):
+    given = {"signers": POLICY.signers, "most_epsilon": 1000.0, **limits}
+    with pytest.raises(Refused, match=match):
+        taking_part(tmp_path, opened, policy=_policy.checked(given))
+    assert opened.desk._total.num_reports == 0
+
+
+def test_what_a_server_changes_on_the_way_is_refused(opened, tmp_path):
+    class Changed(transports.Memory):
+        def blob(self, digest, most):
+            data = bytearray(super().blob(digest, most))
+            data[-1] ^= 1
+            return bytes(data)
+
+    vault = Vault(lambda rows: arrays_of(0), POLICY, tmp_path / "one")
+    with pytest.raises(WireError, match="another hash"):
+        vault.visit(Changed(opened.desk, NAMES[0]))
+    vault.close()
+    nobody = _policy.checked({"signers": ["ab" * 32]})
+    with pytest.raises(ValueError, match="nobody trusted"):
+        taking_part(tmp_path, opened, policy=nobody)
+
+
+def test_a_server_that_goes_back_is_refused(opened, tmp_path):
+    assert taking_part(tmp_path, opened).state == "accepted"
+    opened.state = opened.state._replace(
+        server=jax.tree.map(lambda a: a + 1, opened.state.server)
+    )
+    tasks, model = opened._tasks(0, 1, opened._cohort(0))  # the same round, forked
+    opened.desk.open(tasks, model, seconds=30.0, goal=8)
+    with pytest.raises(Refused, match="another model"):
+        taking_part(tmp_path, opened)
+    tasks, model = opened._tasks(4, 0, opened._cohort(0))
+    opened.desk.open(tasks, model, seconds=30.0, goal=8)
+    assert taking_part(tmp_path, opened).state == "accepted"
+    tasks, model = opened._tasks(3, 0, opened._cohort(0))
+    opened.desk.open(tasks, model, seconds=30.0, goal=8)
+    with pytest.raises(Refused, match="went back"):
+        taking_part(tmp_path, opened)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"clients": NAMES[:7]}, "7 are enrolled"),
+        ({"clients": [*NAMES[:7], NAMES[0]]}, "one twice"),
+        ({"signing_key": bytes(32)}, "nobody trusted"),
+        ({"rounds": 4}, "rules changed"),
+        ({"pace": Pace(least_cohort=3)}, "rules changed"),
+        ({"params": {"w": jnp.ones(5)}}, "its data or initial parameters"),
+        ({"params": {"w": jnp.zeros(4)}}, "shape"),
+        ({"evaluate": lambda params: {}}, "release public values"),
+        ({"name": "another"}, "an empty folder|does not know"),
+    ],
+)
+def test_a_run_goes_on_as_it_began_or_not_at_all(change, match, tmp_path):
+    path = ledger(tmp_path)
+    algorithm = averaging(central())
+    coordinator(tmp_path, path, algorithm).close()
+    options = {"clients": NAMES, "params": PARAMS, "signing_key": SIGNING, **change}
+    with pytest.raises((ValueError, TypeError, LedgerError, StoreError), match=match):
+        Coordinator(
+            algorithm,
+            examples=EXAMPLES,
+            ledger=path,
+            folder=tmp_path / "run",
+            **({"rounds": 3, "pace": PACE} | options),
+        )
+    with Ledger.open(path, read_only=True) as found:
+        assert len(found.mechanisms) == 1
+
+
+def test_a_lost_or_changed_model_is_refused(tmp_path):
+    path = ledger(tmp_path)
+    algorithm = averaging(central())
+    with pytest.raises(Killed):
+        in_vaults(tmp_path, path, algorithm, callbacks=[dies_after(1)])
+    (model,) = (tmp_path / "run").glob("model-*")
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    with pytest.raises(StoreError, match="must hold the model"):
+        coordinator(tmp_path, path, algorithm)
+
+
+def test_privacy_that_vaults_cannot_keep_is_refused(tmp_path):
+    path = ledger(tmp_path)
+    for privacy, match in (
+        (jf.privacy.none(sampling=FULL), "privacy.central"),
+        (
+            jf.privacy.local(
+                sampling=FULL,
+                clipping=jf.clipping.Fixed(norm=1.0),
+                noise=jf.noise.Gaussian(multiplier=1.0),
+            ),
+            "not built yet",
+        ),
+        (central(noise=jf.noise.Gaussian(multiplier=0.0)), "must have noise"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=match):
+            coordinator(tmp_path, path, averaging(privacy))
+
+
+def test_no_report_is_on_the_servers_disk(tmp_path):
+    """A canary: one client's update, as the bytes of its report."""
+    path = ledger(tmp_path)
+    seen = []
+    with coordinator(tmp_path, path, averaging(central())) as running:
+        submit = running.desk.submit
+        running.desk.submit = lambda client, data: (
+            seen.append(data),
+            submit(client, data),
+        )[1]
+        vaults = Vaults(tmp_path, running.desk)
+        running.run()
+        vaults.join()
+    parts = [data[-8:] for data in seen]
+    assert len(parts) == 24
+    for place in [*tmp_path.glob("budget*"), *(tmp_path / "run").iterdir()]:
+        found = place.read_bytes()
+        assert not any(part in found for part in parts), place
+    records = json.loads((tmp_path / "run" / "records.json").read_text())
+    assert all(record["private"] == {} for record in records)
+
+
+def test_a_client_keeps_its_own_state_between_rounds(tmp_path, monkeypatch):
+    def finish(shared, carry):
+        return ClientResult({"w": carry[0]}, jnp.float32(1), {"seen": carry[1] + 1})
+
+    counting = LocalWork(
+        init=lambda shared, kept: (jnp.zeros(5) + kept["seen"] / 8, kept["seen"]),
+        step=lambda carry, batch, *, key: (carry, {}),
+        finish=finish,
+        batching=Batching(batch_size=2, epochs=1),
+        init_client=lambda params: {"seen": jnp.zeros(())},
+    )
+    algorithm = jf.algorithms.fedavg(
+        counting, central(), server_optimizer=optax.sgd(1.0)
+    )
+    found = sums_of(monkeypatch)
+    in_vaults(tmp_path, ledger(tmp_path), algorithm)
+    means = [float(sums[0][0]) for sums in found]
+    assert means[0] == 0
+    assert means[2] == pytest.approx(2 * means[1], rel=1e-3)
+    assert means[1] > 0
