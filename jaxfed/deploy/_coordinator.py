@@ -123,6 +123,7 @@ class Coordinator:
             self.state = self._restored()
             self._watch = watch._replace(callbacks=[self._keep, *watch.callbacks])
             self._root = self._paid.key(0)
+            self._summary = self._summed_up()
             self._exits = exits.pop_all()
 
     def run(self) -> History:
@@ -163,6 +164,29 @@ class Coordinator:
             claim.end()
         self.desk.end()
         return history
+
+    def status(self) -> dict[str, Any]:
+        """Returns what an operator looks at; who is missing is private."""
+        missing, asked, left = self.desk.waiting_for()
+        attempts = [
+            {"round": a.round + 1, "attempt": a.attempt + 1, "state": a.state}
+            for a in self._store.attempts()[:-11:-1]
+        ]
+        found: dict[str, Any] = {**self._summary, "attempts": attempts, "open": None}
+        if asked:
+            found["open"] = {
+                "round": self._summary["released"] + 1,
+                "asked": asked,
+                "reported": asked - len(missing),
+                "missing": missing,
+                "seconds_left": round(left),
+            }
+        return found
+
+    def farewell(self, seconds: float) -> None:
+        """Waits until every client was told that the run is over, or so long."""
+        self.desk.end()
+        self.desk.wait_for_farewell(seconds)
 
     def close(self) -> None:
         """Tells clients that there is nothing more, and closes a ledger opened here."""
@@ -339,7 +363,31 @@ class Coordinator:
             )
         return found
 
+    def _summed_up(self) -> dict[str, Any]:
+        """Returns the public facts that change from round to round, and the others."""
+        terms, pace, spent = self._ledger.terms, self._pace, self._ledger.epsilon()
+        released = self._paid.mechanism.rounds
+        is_over = released >= self._rounds
+        return {
+            "state": "All rounds are released" if is_over else "Rounds are running",
+            "run": self._paid.mechanism.name,
+            "algorithm": repr(self._algorithm),
+            "rounds": self._rounds,
+            "released": released,
+            "epsilon": f"{spent:.3g}",
+            "budget": f"{terms.epsilon:g}",
+            "delta": f"{terms.delta:g}",
+            "spent_percent": round(100 * spent / terms.epsilon, 1),
+            "clients": len(self._clients),
+            "cohort": f"{self._privacy.sampling.expected_clients:g}",
+            "least_cohort": pace.least_cohort,
+            "goal": pace.goal,
+            "deadline_seconds": pace.deadline_seconds,
+            "head": self._ledger.head,
+        }
+
     def _keep(self, history: History) -> None:
+        self._summary = self._summed_up()
         self._store.keep_records([dataclasses.asdict(one) for one in history.rounds])
 
 

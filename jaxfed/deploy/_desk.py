@@ -68,7 +68,7 @@ class Desk:
         self._open: _Open | None = None
         self._reported: set[str] = set()
         self._total: Total | None = None
-        self._is_ended = False
+        self._is_ended, self._told = False, set[str]()
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -94,6 +94,8 @@ class Desk:
         self._check_known(client)
         with self._changed:
             if self._is_ended:
+                self._told.add(client)
+                self._changed.notify_all()
                 raise Ended
             now = self._open
             if now is None or client in self._reported or client not in now.tasks:
@@ -186,6 +188,11 @@ class Desk:
         with self._changed:
             self._is_ended, self._open = True, None
         self._notify()
+
+    def wait_for_farewell(self, seconds: float) -> None:
+        """Waits until every client was told of the end, or so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._told >= self._clients, seconds)
 
     def waiting_for(self) -> tuple[list[str], int, float]:
         """Returns who has not reported, of how many, and the seconds left. Private."""

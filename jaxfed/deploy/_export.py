@@ -2,7 +2,7 @@
 
 import base64
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ def export(
     Args:
         algorithm: whose local work; any that is a step and a sum.
         data: the clients' examples, or arrays with a few of them: names, dtypes and
-            shapes are looked at alone.
+            shapes are looked at alone. A plan asks for those that a step reads.
         params: the model's parameters.
         rules: what vaults are promised, from `rules_of`; without, no vault takes part.
 
@@ -50,6 +50,9 @@ def export(
     )
     arrays = data.arrays if isinstance(data, FederatedData) else dict(data)
     work = _Work(algorithm, arrays, params)
+    used = work.used()
+    work = _Work(algorithm, arrays, params, used)
+    arrays = {name: array for name, array in arrays.items() if name in used}
     constants = Constants()
     programs = {
         name: _simplify.simplified(traced(function, arguments, constants))
@@ -82,10 +85,21 @@ def export(
 
 
 class _Work:
-    """Local work as three functions of leaves, and all their types."""
+    """Local work as three functions of leaves, and all their types.
+
+    Args:
+        algorithm: whose.
+        arrays: the clients' examples.
+        params: the model's parameters.
+        used: the arrays that a client reads; all if None.
+    """
 
     def __init__(
-        self, algorithm: FederatedAlgorithm, arrays: Mapping[str, Any], params: Params
+        self,
+        algorithm: FederatedAlgorithm,
+        arrays: Mapping[str, Any],
+        params: Params,
+        used: Sequence[str] | None = None,
     ):
         local = algorithm.local
         if local.batching.rate is not None:
@@ -113,12 +127,18 @@ class _Work:
             )
             for name, array in sorted(arrays.items())
         }
+        names = list(rows) if used is None else list(used)
+        self.rows = {name: rows[name] for name in names}
+        rest = {name: rows[name] for name in rows if name not in names}
         self.carry = jax.eval_shape(local.init, self.shared, self.kept)
         real = jax.ShapeDtypeStruct((size,), jnp.bool_)
         count = jax.ShapeDtypeStruct((), jnp.int32)
         key = jax.eval_shape(lambda: jax.random.key(0))
 
         def step(carry: PyTree, rows: Any, real: Any, count: Any, key: Any) -> Any:
+            if rest:
+                unread = {n: jnp.zeros(s.shape, s.dtype) for n, s in rest.items()}
+                rows = {**unread, **rows}
             return local.step(carry, Batch(rows, real, count), key=key)
 
         def finish(shared: Any, carry: PyTree) -> Any:
@@ -126,15 +146,26 @@ class _Work:
             weight = jnp.asarray(result.weight, jnp.float32)
             return result.update, weight, result.client_state
 
-        _, metrics = jax.eval_shape(step, self.carry, rows, real, count, key)
+        _, metrics = jax.eval_shape(step, self.carry, self.rows, real, count, key)
         self.metrics = sorted(metrics)
         self.update = jax.eval_shape(finish, self.shared, self.carry)[0]
-        stepping = (self.carry, rows, real, count, key)
+        stepping = (self.carry, self.rows, real, count, key)
         self.functions = {
             "begin": _flat(local.init, (self.shared, self.kept)),
             "step": _flat(step, stepping),
             "finish": _flat(finish, (self.shared, self.carry)),
         }
+
+    def used(self) -> list[str]:
+        """Returns the arrays that a step reads, one at least: a plan asks no more."""
+        function, arguments = self.functions["step"]
+        program = _simplify.simplified(traced(function, arguments, Constants()))
+        first = len(jax.tree.leaves(self.carry))
+        registers = program["inputs"][first : first + len(self.rows)]
+        read = {one for equation in program["equations"] for one in equation[1]}
+        read |= set(program["outputs"])
+        places = zip(self.rows, registers, strict=True)
+        return [name for name, one in places if one in read] or list(self.rows)[:1]
 
     def compared(self, plan: Plan) -> dict[str, Any]:
         """Runs all programs in NumPy and with JAX; returns summaries of JAX's results.

@@ -36,7 +36,7 @@ class Authority:
             certificate = _built(name, key.public_key(), name, _DAYS * 10)
             certificate = certificate.add_extension(
                 x509.BasicConstraints(ca=True, path_length=0), critical=True
-            )
+            ).add_extension(_usage(signs_others=True), critical=True)
             self._write("authority", key, certificate.sign(key, hashes.SHA256()))
             for name_ in ("clients.txt", "revoked.txt"):
                 (folder / name_).touch()
@@ -98,7 +98,7 @@ class Authority:
         certificate = _built(_name(name), key.public_key(), issuer, days)
         certificate = certificate.add_extension(
             x509.BasicConstraints(ca=False, path_length=None), critical=True
-        )
+        ).add_extension(_usage(signs_others=False), critical=True)
         certificate = certificate.add_extension(
             x509.ExtendedKeyUsage([usage]), critical=False
         )
@@ -127,6 +127,20 @@ class Authority:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _usage(*, signs_others: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_others,
+        key_cert_sign=signs_others,
+        crl_sign=signs_others,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _host(host: str) -> x509.GeneralName:

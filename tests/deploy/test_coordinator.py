@@ -373,7 +373,6 @@ def test_one_report_per_client_and_attempt_and_none_for_another(opened):
     with pytest.raises(PermissionError, match="not enrolled"):
         desk.submit("stranger", first)
     assert desk._total.values[0][0] == 5
-    desk.gather_now = None
     opened.desk._open = opened.desk._open._replace(until=0.0)
     late = desk.submit(NAMES[2], first)
     assert late == "stale"

@@ -171,7 +171,6 @@ class Http:
             return _words(403, "this certificate was revoked")
         if not self._may(client):
             return _words(429, "too many requests; wait a little")
-        request["client"] = client
         try:
             return await handler(request)
         except Ended:
@@ -185,7 +184,7 @@ class Http:
         until = self._loop.time() + _seconds(request.query.get("seconds", "0"))
         while True:
             woken = self._wake
-            found = self._desk.task(request["client"])
+            found = self._desk.task(_client_of(request))
             left = until - self._loop.time()
             if found is not None:
                 return web.Response(body=found, content_type="application/json")
@@ -197,17 +196,19 @@ class Http:
                 continue
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
-        found = self._desk.blob(request["client"], request.match_info["digest"])
+        found = self._desk.blob(_client_of(request), request.match_info["digest"])
         if found is None:
             return _words(404, "there is no such plan or model now")
         return web.Response(body=found)
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        client, size = request["client"], request.content_length
+        client, size = _client_of(request), request.content_length
         if size is None or request.headers.get("Content-Encoding"):
             return _closing(411, "a report must say how long it is, uncompressed")
         if size > self._desk.most_report:
             return _closing(413, f"a report has at most {self._desk.most_report} bytes")
+        if size == 0:
+            return _words(400, "a report must not be empty")
         if client in self._sending:
             return _closing(409, "one report at a time")
         self._sending.add(client)
@@ -246,6 +247,14 @@ class Http:
     def _wake_all(self) -> None:
         self._wake.set()
         self._wake = asyncio.Event()
+
+
+def _client_of(request: web.Request) -> str:
+    """Returns whom the guard has let in."""
+    assert request.transport is not None
+    client, _ = _tls.identity(request.transport.get_extra_info("peercert"))
+    assert client is not None
+    return client
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,389 @@
+"""HTTP: only clients that are who they say, and nobody holds up anybody else."""
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxfed.deploy import transports
+from jaxfed.deploy._desk import Desk
+from jaxfed.deploy._pki import Authority
+from jaxfed.deploy._status import StatusPage
+from jaxfed.deploy.transports import _tls
+from jaxfed.vault import _task
+from jaxfed.vault._errors import Rejected, Unreachable, WireError
+from jaxfed.vault._http import Http
+from jaxfed.vault._visit import Ended, Vault
+from tests.deploy.running import (
+    NAMES,
+    POLICY,
+    arrays_of,
+    averaging,
+    central,
+    coordinator,
+    ledger,
+)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pki")
+    authority = Authority(folder / "pki")
+    authority.server(["127.0.0.1", "localhost"])
+    for name in NAMES:
+        authority.enroll(name)
+    authority.enroll("outsider")  # a certificate, but of no client of the run
+    authority.enroll("late", days=-0.5)
+    other = Authority(folder / "other")
+    other.server(["127.0.0.1"])
+    other.enroll(NAMES[0])
+    return folder
+
+
+@pytest.fixture
+def running(tmp_path):
+    with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as one:
+        tasks, model = one._tasks(0, 0, one._cohort(0))
+        one.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
+        yield one
+
+
+def serving(desk, pki, revoked=None, **limits):
+    return transports.Http(
+        desk,
+        certificate=pki / "pki/server.pem",
+        key=pki / "pki/server.key",
+        authority=pki / "pki/authority.pem",
+        revoked=revoked,
+        limits=transports.Limits(**limits),
+    )
+
+
+@pytest.fixture
+def server(running, pki):
+    with serving(running.desk, pki, burst=1000) as one:
+        yield one
+
+
+def client(server, pki, name=NAMES[0], folder="pki", authority="pki"):
+    return Http(
+        server.url,
+        certificate=pki / folder / f"{name}.pem",
+        key=pki / folder / f"{name}.key",
+        authority=pki / authority / "authority.pem",
+    )
+
+
+def visit(server, pki, folder, name=NAMES[0]):
+    number = NAMES.index(name)
+    way = client(server, pki, name)
+    vault = Vault(lambda rows: arrays_of(number), POLICY, folder / name)
+    try:
+        return vault.visit(way, seconds=2.0)
+    finally:
+        way.close()
+        vault.close()
+
+
+def test_vaults_take_part_over_tls(server, running, pki, tmp_path):
+    for name in NAMES[:3]:
+        assert visit(server, pki, tmp_path, name).state == "accepted"
+    assert running.desk._total.num_reports == 3
+    assert visit(server, pki, tmp_path).state == "waiting"
+    running.desk.end()
+    assert visit(server, pki, tmp_path).state == "ended"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "authority", "error"),
+    [
+        ("outsider", "pki", "pki", Rejected),  # enrolled elsewhere
+        ("late", "pki", "pki", (Rejected, Unreachable)),  # expired
+        (NAMES[0], "other", "pki", (Rejected, Unreachable)),  # another authority's
+        (NAMES[0], "pki", "other", Rejected),  # a server that we do not trust
+    ],
+)
+def test_others_are_refused(name, folder, authority, error, server, running, pki):
+    way = client(server, pki, name, folder, authority)
+    with pytest.raises(error):
+        way.task(0)
+    way.close()
+    assert running.desk._total.num_reports == 0
+
+
+def test_no_certificate_and_old_encryption_are_refused(server, pki):
+    for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+        context = ssl.create_default_context(cafile=pki / "pki/authority.pem")
+        context.maximum_version = version
+        if version == ssl.TLSVersion.TLSv1_2:
+            context.load_cert_chain(
+                pki / f"pki/{NAMES[0]}.pem", pki / f"pki/{NAMES[0]}.key"
+            )
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, context=context, timeout=5
+        )
+        with pytest.raises(OSError, match=r"(?i)ssl|certificate|reset|pipe"):
+            _status_of(connection)
+        connection.close()
+
+
+def _status_of(connection, method="GET", path="/v1/task", **options):
+    connection.request(method, path, **options)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def connected(server, pki, name=NAMES[0]):
+    context = ssl.create_default_context(cafile=pki / "pki/authority.pem")
+    context.load_cert_chain(pki / f"pki/{name}.pem", pki / f"pki/{name}.key")
+    return http.client.HTTPSConnection(
+        "127.0.0.1", server.port, context=context, timeout=10
+    )
+
+
+def test_a_revoked_certificate_is_refused_at_once(running, pki, tmp_path):
+    revoked = tmp_path / "revoked.txt"
+    revoked.write_text("")
+    with serving(running.desk, pki, revoked) as server:
+        connection = connected(server, pki)
+        assert _status_of(connection) == 200
+        serial = _tls.identity(connection.sock.getpeercert())[1]
+        assert serial  # the server's, here
+        from cryptography import x509
+
+        found = x509.load_pem_x509_certificate(
+            (pki / f"pki/{NAMES[0]}.pem").read_bytes()
+        )
+        revoked.write_text(f"{found.serial_number:X} {NAMES[0]}\n")
+        assert _status_of(connection) == 403  # also where a connection is open
+        connection.close()
+        assert visit(server, pki, tmp_path, NAMES[1]).state == "accepted"
+        revoked.unlink()  # nobody can tell any more
+        other = connected(server, pki, NAMES[1])
+        assert _status_of(other) == 403
+        other.close()
+
+
+def test_sizes_are_refused_before_memory_is_taken(server, running, pki):
+    most = running.desk.most_report
+    for headers, body, status in (
+        ({"Content-Length": str(most + 1)}, b"x", 413),
+        ({"Content-Length": str(10**15)}, b"x", 413),
+        ({"Transfer-Encoding": "chunked"}, b"0\r\n\r\n", 411),
+        ({"Content-Encoding": "gzip", "Content-Length": "1"}, b"x", 411),
+        ({"Content-Length": "8"}, b"\xff" * 8, 400),
+        ({"Content-Length": "0"}, b"", 400),
+    ):
+        connection = connected(server, pki)
+        connection.putrequest("POST", "/v1/report")
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        connection.send(body)
+        assert connection.getresponse().status == status
+        connection.close()
+    for path, status in (
+        ("/v1/blob/" + "0" * 64, 404),
+        ("/v1/blob/../../etc/passwd", 404),
+        ("/v1/other", 404),
+        ("/v1/task?seconds=x", 400),
+        ("/v1/task?seconds=-5", 200),
+    ):
+        connection = connected(server, pki)
+        assert _status_of(connection, path=path) == status
+        connection.close()
+
+
+def test_a_report_is_the_clients_own_whatever_it_says(server, running, pki):
+    """The identity is the certificate's; a report has no place for another one."""
+    task = _task.decode_task(running.desk.task(NAMES[1]))
+    data = _task.encode_report(
+        task, running._plan.update, [np.zeros(5, np.int32)], None
+    )
+    way = client(server, pki, NAMES[0])
+    assert way.report(data) == "accepted"
+    assert way.report(data) == "duplicate"
+    assert running.desk._reported == {NAMES[0]}
+    stale = _task.encode_report(
+        task._replace(attempt=7), running._plan.update, [np.zeros(5, np.int32)], None
+    )
+    assert way.report(stale) == "stale"
+    with pytest.raises(Rejected, match="400"):
+        way.report(data[:-4])
+    way.close()
+
+
+def test_a_client_that_asks_too_often_is_slowed_down(running, pki, tmp_path):
+    with serving(running.desk, pki, burst=5, requests_a_second=1.0) as server:
+        connection = connected(server, pki)
+        found = [_status_of(connection) for _ in range(8)]
+        connection.close()
+        assert found[:5] == [200] * 5
+        assert set(found[5:]) == {429}
+        assert visit(server, pki, tmp_path, NAMES[1]).state == "accepted"
+
+
+@pytest.mark.slow
+def test_an_honest_client_is_answered_while_others_hold_connections(
+    running, pki, tmp_path
+):
+    with serving(running.desk, pki, handshake_seconds=3.0) as server:
+        held = []
+        for number in range(1000):
+            one = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            if number % 2:
+                one.sendall(b"\x16\x03\x01")  # the start of a handshake
+            held.append(one)
+        times = []
+        for name in NAMES[:5]:
+            way = client(server, pki, name)
+            start = time.monotonic()
+            assert way.task(0) is not None
+            times.append(time.monotonic() - start)
+            way.close()
+        assert np.median(times) < 1.0
+        time.sleep(7.0)
+        closed = 0
+        for one in held:
+            one.settimeout(0.2)
+            try:
+                closed += one.recv(64) in (b"",) or True
+            except TimeoutError:
+                pass
+            except OSError:
+                closed += 1
+            one.close()
+        assert closed == 1000
+
+
+def test_a_client_that_says_nothing_is_dropped(running, pki):
+    with serving(running.desk, pki, handshake_seconds=0.5) as server:
+        connection = connected(server, pki)
+        connection.connect()  # a whole handshake, and no request
+        connection.sock.settimeout(5)
+        start = time.monotonic()
+        try:
+            data = connection.sock.recv(1)
+        except OSError:
+            data = b""
+        assert data == b""
+        assert 0.3 < time.monotonic() - start < 4
+        connection.close()
+
+
+def test_a_report_that_drips_is_dropped_and_holds_up_nobody(running, pki, tmp_path):
+    with serving(running.desk, pki, handshake_seconds=1.0) as server:
+        slow = connected(server, pki)
+        slow.putrequest("POST", "/v1/report")
+        slow.putheader("Content-Length", "300")
+        slow.endheaders()
+        slow.send(b"x")
+        start = time.monotonic()
+        assert visit(server, pki, tmp_path, NAMES[1]).state == "accepted"
+        assert time.monotonic() - start < 1.0
+        assert slow.getresponse().status == 408
+        slow.close()
+        again = connected(server, pki)
+        assert _status_of(again, "POST", "/v1/report", body=b"x" * 9) == 400
+        again.close()
+
+
+def test_waiting_for_a_task_ends_when_there_is_one(running, server, pki):
+    running.desk._open = None
+    found = []
+    way = client(server, pki)
+    thread = threading.Thread(target=lambda: found.append(way.task(20)))
+    thread.start()
+    time.sleep(0.3)
+    assert not found
+    tasks, model = running._tasks(0, 1, running._cohort(0))
+    start = time.monotonic()
+    running.desk.open(tasks, model, seconds=30.0, goal=8)
+    thread.join(10)
+    assert time.monotonic() - start < 1.0
+    assert _task.decode_task(found[0]).attempt == 1
+    running.desk.end()
+    with pytest.raises(Ended):
+        way.task(5)
+    way.close()
+
+
+def test_a_server_that_is_not_there_can_be_tried_again(pki, server):
+    way = client(server, pki)
+    server.close()
+    with pytest.raises(Unreachable):
+        way.task(0)
+    for url in ("ftp://127.0.0.1", "http://example.org", "127.0.0.1:80"):
+        with pytest.raises(Rejected, match="must be https"):
+            Http(url)
+    with pytest.raises(Rejected, match="needs --cert"):
+        Http("https://127.0.0.1:1")
+    with pytest.raises(Rejected, match="PEM files"):
+        Http(
+            "https://127.0.0.1:1",
+            certificate=pki / "nothing",
+            key=pki / "nothing",
+            authority=pki / "nothing",
+        )
+
+
+def test_wrong_files_of_a_server_are_refused(running, pki, tmp_path):
+    with pytest.raises(ValueError, match="must be PEM files that fit"):
+        transports.Http(
+            running.desk,
+            certificate=pki / "pki/server.pem",
+            key=pki / f"pki/{NAMES[0]}.key",
+            authority=pki / "pki/authority.pem",
+        )
+    with pytest.raises(ValueError, match="revoked must be a file"):
+        serving(running.desk, pki, tmp_path / "nothing")
+
+
+def test_a_server_that_answers_too_much_is_not_believed(pki, monkeypatch):
+    desk = Desk.__new__(Desk)
+    desk.knows = lambda client: True
+    desk.listen = lambda listener: None
+    desk.task = lambda client: b"x" * (_task.MOST_TASK + 1)
+    with serving(desk, pki) as server:
+        way = client(server, pki)
+        with pytest.raises(WireError, match="at most"):
+            way.task(0)
+        way.close()
+
+
+def test_the_status_page_is_for_this_machine(running):
+    with StatusPage(running) as page:
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=5)
+        connection.request("GET", "/status.json")
+        found = json.loads(connection.getresponse().read())
+        assert found["rounds"] == 3
+        assert found["open"]["missing"] == NAMES
+        assert found["spent_percent"] == 0
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert b"<!doctype html>" in answer.read()
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        for path, host, status in (
+            ("/other", "127.0.0.1", 404),
+            ("/status.json", "attacker.example", 403),
+        ):
+            assert _status_of(connection, path=path, headers={"Host": host}) == status
+        connection.close()
+
+
+def test_names_of_clients_are_checked(pki):
+    authority = Authority(pki / "pki")
+    for name in ("", "../x", "a b", "server", "x" * 64):
+        with pytest.raises(ValueError, match="must be named"):
+            authority.enroll(name)
+    with pytest.raises(ValueError, match="is enrolled"):
+        authority.enroll(NAMES[0])
+    with pytest.raises(ValueError, match="must be enrolled"):
+        authority.revoke("nobody")
+    assert (pki / "pki/server.key").stat().st_mode & 0o077 == 0
