@@ -69,6 +69,7 @@ def export(
         "programs": programs,
         "shared": _named(work.shared),
         "kept": _named(work.kept),
+        "start": [_constant(host_array(leaf)) for leaf in jax.tree.leaves(work.kept)],
         "carry": [_type(leaf) for leaf in jax.tree.leaves(work.carry)],
         "update": _named(work.update),
         "metrics": work.metrics,
@@ -115,11 +116,6 @@ class _Work:
         }
         self.shared = algorithm.broadcast(algorithm.init(params))
         self.kept = local.init_client(params)
-        if any(np.any(host_array(leaf)) for leaf in jax.tree.leaves(self.kept)):
-            raise ValueError(
-                "clients must begin with zeros as their own state, got other numbers "
-                "from init_client; add them in `init` instead."
-            )
         rows = {
             name: jax.ShapeDtypeStruct(
                 (size, *np.shape(array)[1:]),

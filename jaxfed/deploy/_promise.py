@@ -49,6 +49,11 @@ def rules_of(
         relation=terms.relation,
         distance=cost.distance,
     )
+    if not math.isfinite(epsilon):
+        raise accounting.BudgetExhausted(
+            f"{rounds} rounds must cost a finite epsilon at delta {terms.delta:g}, got "
+            "infinity; use more noise: privacy.calibrated(epsilon=..., rounds=...)."
+        )
     groups, count = _groups(privacy, params)
     return {
         "mechanism": _mechanism(privacy),

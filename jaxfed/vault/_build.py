@@ -24,5 +24,7 @@ def build(target: Path) -> None:
         file.write(_START)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in parts.items():
-                archive.writestr(zipfile.ZipInfo(name, _WHEN), text, compresslevel=9)
+                info = zipfile.ZipInfo(name, _WHEN)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, text, compresslevel=9)
     target.chmod(0o755)

@@ -25,8 +25,8 @@ FORMAT, VERSION = "jaxfed plan", 1
 MOST_BYTES = 1 << 24  # of the JSON
 _FIELDS = {
     *("format", "version", "operations", "producer", "constants", "programs"),
-    *("shared", "kept", "carry", "update", "metrics", "rows", "batching", "check"),
-    "rules",
+    *("shared", "kept", "start", "carry", "update", "metrics", "rows", "batching"),
+    *("check", "rules"),
 }
 _BATCHING = {"batch_size", "epochs", "steps"}
 KEY, COUNT, WEIGHT = Type("uint32", (2,)), Type("int32", ()), Type("float32", ())
@@ -59,6 +59,7 @@ class Plan:
         document: its plain values.
         shared: what the server sends to every client, leaf by leaf.
         kept: what a client keeps for its next round.
+        start: what it keeps before its first one.
         carry: the types that go from step to step.
         update: what local work returns.
         metrics: the names of what a step says about itself; private.
@@ -91,6 +92,9 @@ class Plan:
         size = len(self.update)
         self.rules = None if rules is None else _rules.read(rules, size)
         constants = [_constant(one) for one in _list(given["constants"])]
+        self.start = [_constant(one) for one in _list(given["start"])]
+        found = [Type(array.dtype.name, array.shape) for array in self.start]
+        require(found == [n.type for n in self.kept], "a start has other types")
         self._build(given["programs"], constants)
 
     def _build(self, programs: Any, constants: list[Array]) -> None:

@@ -58,6 +58,7 @@ def plan(steps=None, epochs=None, rules=RULES):
         "programs": {"begin": same, "step": body, "finish": finish},
         "shared": [["w", "float32", [2]]],
         "kept": [],
+        "start": [],
         "carry": [["float32", [2]]],
         "update": [["w", "float32", [2]]],
         "metrics": [],
