@@ -5,6 +5,7 @@ inside a round, and it alone derives sensitivity, event, epsilon and the stateme
 nobody can pass any of these in.
 """
 
+from jaxfed.privacy._base import Charged as Charged
 from jaxfed.privacy._base import Cost as Cost
 from jaxfed.privacy._base import Privacy as Privacy
 from jaxfed.privacy._central import Central as Central

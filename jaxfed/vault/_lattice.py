@@ -18,6 +18,8 @@ from jaxfed.vault._program import Array
 _F = np.float32
 _HEADROOM = _F(1 - 2.0**-11)
 _MOST_SQUARED = _F(2.0**120)
+MOST_LEVELS = 1 << 20
+_BLOCK = 1 << 18  # whose squares, of numbers up to 2**20, add up to at most 2**58
 _LEAF = np.uint32(3 << 30)  # the branch of a key for a group; see `jaxfed.keys`
 
 
@@ -84,12 +86,12 @@ def check(leaves: Sequence[Array], levels: int) -> None:
     """
     total = 0
     for leaf in leaves:
-        wide = np.abs(leaf.astype(np.int64).ravel())
-        if wide.size and int(wide.max()) > levels:
-            total = levels * levels + 1
-            break
-        for start in range(0, wide.size, 1 << 20):  # a block's squares fit 64 bits
-            block = wide[start : start + (1 << 20)]
+        flat = leaf.reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK].astype(np.int64)
+            if int(np.abs(block).max()) > levels:
+                total = levels * levels + 1
+                break
             total += int(np.dot(block, block))
     if total > levels * levels:
         raise ArithmeticError(

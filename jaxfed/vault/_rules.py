@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfed.vault import _types
-from jaxfed.vault._lattice import Group
+from jaxfed.vault._lattice import MOST_LEVELS, Group
 from jaxfed.vault._types import require
 
 MECHANISMS = ("central gaussian", "central skellam", "central correlated")
 _COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
 _COUNTS += ("most_participations",)
-_MOST_LEVELS = 1 << 30
 
 
 class Rules(NamedTuple):
@@ -75,7 +74,7 @@ def read(given: Any, num_leaves: int) -> Rules:
     fits = given["least_cohort"] <= given["clients"]
     require(fits, "a cohort has more clients than there are")
     levels = _types.natural(given["count_levels"])
-    require(levels <= _MOST_LEVELS, "a grid is too fine", levels)
+    require(levels <= MOST_LEVELS, "a grid is too fine", levels)
     groups = _groups(given["groups"], num_leaves)
     _types.boolean(given["clip_is_fixed"])
     values: dict[str, Any] = {**given, "groups": groups}
@@ -103,7 +102,7 @@ def _groups(given: Any, num_leaves: int) -> tuple[Group, ...]:
         named = type(one) is dict and set(one) == set(Group._fields)
         require(named, "a group is wrong", one)
         levels, target = _types.positive(one["levels"]), _types.positive(one["target"])
-        require(levels <= _MOST_LEVELS, "a grid is too fine", levels)
+        require(levels <= MOST_LEVELS, "a grid is too fine", levels)
         require(target <= levels, "a target is beyond its bound", target)
         require(_positive(one["norm"]), "a clip norm must be > 0", one["norm"])
         is_random = _types.boolean(one["is_random"])

@@ -4,11 +4,12 @@ import threading
 
 import numpy as np
 import optax
+import pytest
 
 import jaxfed as jf
 from jaxfed.deploy import Coordinator, Pace, transports
 from jaxfed.ledger import Ledger
-from jaxfed.vault import _policy, _signature
+from jaxfed.vault import _policy, _signature, _task
 from jaxfed.vault._visit import Vault
 from tests.engine.paid import FIXED, LOCAL, PARAMS
 
@@ -104,3 +105,25 @@ class Vaults:
             thread.join(60)
         if self.errors:
             raise self.errors[0]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A coordinator whose first round is open."""
+    with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as running:
+        cohort = running._cohort(0)
+        tasks, model = running._tasks(0, 0, cohort)
+        running.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
+        yield running
+
+
+def report_of(running, values, client=NAMES[0], **changes):
+    task = _task.decode_task(running.desk.task(client))
+    words = task._replace(**changes)
+    return _task.encode_report(
+        words, running._plan.update, [np.asarray(values, np.int32)], None
+    )
+
+
+def levels_of(running):
+    return running._plan.rules.groups[0].levels

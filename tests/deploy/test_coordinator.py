@@ -18,7 +18,7 @@ from jaxfed.deploy import _coordinator as coordinating
 from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
-from jaxfed.vault import _policy, _task
+from jaxfed.vault import _policy
 from jaxfed.vault._errors import Refused, WireError
 from jaxfed.vault._visit import Vault
 from tests.deploy.running import (
@@ -37,6 +37,7 @@ from tests.deploy.running import (
     data,
     ledger,
 )
+from tests.deploy.running import opened as opened  # a fixture
 from tests.engine.paid import PARAMS, Killed, bits, dies_after, loss
 
 ADAPTIVE = jf.clipping.Adaptive(quantile=0.5, initial=0.1)
@@ -301,90 +302,6 @@ def taking_part(folder, running, name=NAMES[0], policy=POLICY, arrays=None):
         return vault.visit(transports.Memory(running.desk, name), seconds=5.0)
     finally:
         vault.close()
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """A coordinator whose first round is open."""
-    with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as running:
-        cohort = running._cohort(0)
-        tasks, model = running._tasks(0, 0, cohort)
-        running.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
-        yield running
-
-
-def report_of(running, values, client=NAMES[0], **changes):
-    task = _task.decode_task(running.desk.task(client))
-    words = task._replace(**changes)
-    return _task.encode_report(
-        words, running._plan.update, [np.asarray(values, np.int32)], None
-    )
-
-
-def levels_of(running):
-    return running._plan.rules.groups[0].levels
-
-
-def test_only_reports_within_their_bound_are_added(opened):
-    levels, desk = levels_of(opened), opened.desk
-    for values in (
-        [levels + 1, 0, 0, 0, 0],
-        [levels, 1, 0, 0, 0],
-        [-(2**31), 0, 0, 0, 0],
-        [2**31 - 1] * 5,
-    ):
-        with pytest.raises(WireError, match="beyond its clip norm"):
-            desk.submit(NAMES[0], report_of(opened, values))
-    for values in ([0] * 4, [0] * 6):
-        with pytest.raises(WireError):
-            desk.submit(NAMES[0], report_of(opened, values))
-    good = report_of(opened, [levels, 0, 0, 0, 0])
-    for bad in (b"", good[:-1], good + b"\0", good[:40], b"\xff" * len(good)):
-        with pytest.raises(WireError):
-            desk.submit(NAMES[0], bad)
-    floats = good.replace(b'"I32"', b'"F32"')
-    with pytest.raises(WireError, match="another type"):
-        desk.submit(NAMES[0], floats)
-    assert desk.submit(NAMES[0], good) == "accepted"
-    total = desk._total
-    assert total.num_reports == 1
-    assert np.array_equal(total.values[0], [levels, 0, 0, 0, 0])
-
-
-def test_one_report_per_client_and_attempt_and_none_for_another(opened):
-    desk = opened.desk
-    first = report_of(opened, [1, 0, 0, 0, 0])
-    second = report_of(opened, [2, 0, 0, 0, 0])
-    other = report_of(opened, [4, 0, 0, 0, 0], NAMES[1])
-    assert desk.submit(NAMES[0], first) == "accepted"
-    assert desk.submit(NAMES[0], first) == "duplicate"
-    assert desk.submit(NAMES[0], second) == "duplicate"
-    assert desk.task(NAMES[0]) is None
-    for name, value in (
-        ("round", 1),
-        ("attempt", 1),
-        ("run", "0" * 64),
-        ("plan", "0" * 64),
-        ("model", "0" * 64),
-    ):
-        stale = report_of(opened, [8, 0, 0, 0, 0], NAMES[1], **{name: value})
-        assert desk.submit(NAMES[1], stale) == "stale"
-    assert desk.submit(NAMES[1], other) == "accepted"
-    with pytest.raises(PermissionError, match="not enrolled"):
-        desk.submit("stranger", first)
-    assert desk._total.values[0][0] == 5
-    opened.desk._open = opened.desk._open._replace(until=0.0)
-    late = desk.submit(NAMES[2], first)
-    assert late == "stale"
-    assert desk.gather().num_reports == 2
-
-
-def test_replay_into_the_next_attempt_is_refused(opened):
-    old = report_of(opened, [3, 0, 0, 0, 0])
-    tasks, model = opened._tasks(0, 1, opened._cohort(0))
-    opened.desk.open(tasks, model, seconds=30.0, goal=8)
-    assert opened.desk.submit(NAMES[0], old) == "stale"
-    assert opened.desk._total.num_reports == 0
 
 
 def test_a_client_that_fails_sends_zeros(opened, tmp_path):

@@ -329,9 +329,11 @@ def test_changed_bytes_raise_nothing_else(document):
         changed = bytearray(data)
         for _ in range(draw.choice([1, 1, 3])):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
-        if bytes(changed) != data:
-            with pytest.raises(PlanError):
-                Plan(bytes(changed))
+        try:
+            found = Plan(bytes(changed))
+        except PlanError:
+            continue
+        assert found.hash == Plan(data).hash  # other bytes of one compressed text
 
 
 def test_the_hash_is_of_the_text(document):

@@ -23,6 +23,7 @@ from jaxfed.vault._visit import Ended
 
 _LONGEST_WAIT = 60.0
 _SMALL = 1 << 16
+_CHUNK = 1 << 18
 _SLOWEST = 50_000  # bytes in a second
 _SHUTDOWN = 2.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -199,7 +200,14 @@ class Http:
         found = self._desk.blob(_client_of(request), request.match_info["digest"])
         if found is None:
             return _words(404, "there is no such plan or model now")
-        return web.Response(body=found)
+        response = web.StreamResponse()
+        response.content_length = len(found)
+        await response.prepare(request)
+        view = memoryview(found)
+        for start in range(0, len(found), _CHUNK):  # waits for the client each time
+            await response.write(view[start : start + _CHUNK])
+        await response.write_eof()
+        return response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
         client, size = _client_of(request), request.content_length
@@ -225,7 +233,7 @@ class Http:
     ) -> web.StreamResponse:
         patience = self._limits.handshake_seconds + size / _SLOWEST
         try:
-            data = await asyncio.wait_for(request.content.readexactly(size), patience)
+            data = await asyncio.wait_for(_read(request, size), patience)
         except (TimeoutError, asyncio.IncompleteReadError):
             return _closing(408, "the report came too slowly")
         submit = self._desk.submit
@@ -247,6 +255,18 @@ class Http:
     def _wake_all(self) -> None:
         self._wake.set()
         self._wake = asyncio.Event()
+
+
+async def _read(request: web.Request, size: int) -> bytearray:
+    """Reads a body of known size, into memory that is taken once."""
+    data, place = bytearray(size), 0
+    while place < size:
+        part = await request.content.read(min(_CHUNK, size - place))
+        if not part:
+            raise asyncio.IncompleteReadError(b"", size)
+        data[place : place + len(part)] = part
+        place += len(part)
+    return data
 
 
 def _client_of(request: web.Request) -> str:
