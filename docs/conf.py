@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
     (
         "py:class",
         r"jaxfed\..*\.(_central_correlated\._State|_joint\.Encoded|_base\.Group"
-        r"|_privunit\.Cap|_opening\.Opened)",
+        r"|_privunit\.Cap|_opening\.Opened|_plan\.Plan)",
     ),
 ]
 

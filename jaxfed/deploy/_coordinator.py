@@ -168,9 +168,10 @@ class Coordinator:
     def status(self) -> dict[str, Any]:
         """Returns what an operator looks at; who is missing is private."""
         missing, asked, left = self.desk.waiting_for()
+        states = {(a.round, a.attempt): a.state for a in self._store.attempts()}
         attempts = [
-            {"round": a.round + 1, "attempt": a.attempt + 1, "state": a.state}
-            for a in self._store.attempts()[:-11:-1]
+            {"round": index + 1, "attempt": attempt + 1, "state": state}
+            for (index, attempt), state in reversed(list(states.items())[-10:])
         ]
         found: dict[str, Any] = {**self._summary, "attempts": attempts, "open": None}
         if asked:
