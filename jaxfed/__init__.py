@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxfed import clients as clients
     from jaxfed import clipping as clipping
     from jaxfed import data as data
+    from jaxfed import deploy as deploy
     from jaxfed import engine as engine
     from jaxfed import evaluation as evaluation
     from jaxfed import keys as keys
@@ -43,6 +44,7 @@ _SUBMODULES = (
     "clients",
     "clipping",
     "data",
+    "deploy",
     "engine",
     "evaluation",
     "keys",

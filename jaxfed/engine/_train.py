@@ -257,8 +257,8 @@ def _strategy(
     One that was given and differs from it is taken instead; what is not given is kept.
     """
     run = None if mechanism is None else mechanism.run
-    if run is not None:
-        begun = run["execution"]["strategy"]
+    begun = None if run is None else run["execution"].get("strategy")
+    if begun is not None:  # a run over vaults has none, and is refused by its plan
         given = dataclasses.asdict(given_strategy(strategy))
         if strategy == "auto" or all(given[n] in (None, begun[n]) for n in _STRATEGY):
             widths = given["batch_widths"]

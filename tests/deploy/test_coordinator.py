@@ -231,6 +231,16 @@ def test_a_crash_around_the_charge_loses_nothing(when, tmp_path, monkeypatch):
     assert len(models) == 1
 
 
+def test_a_run_over_vaults_is_no_run_of_train(tmp_path):
+    path = ledger(tmp_path)
+    algorithm = averaging(central())
+    coordinator(tmp_path, path, algorithm).close()
+    with pytest.raises(LedgerError, match="its algorithm, privacy or model shape"):
+        jf.train(
+            algorithm, data(), params=PARAMS, rounds=3, ledger=path, progress=False
+        )
+
+
 def test_too_few_reports_release_and_charge_nothing(tmp_path):
     path = ledger(tmp_path)
     algorithm = averaging(central())

@@ -226,6 +226,22 @@ def test_stragglers_and_dead_vaults_end_a_round_by_its_deadline(deployed):
     vaults[3].send_signal(signal.SIGCONT)
 
 
+def test_a_server_that_is_told_to_stop_closes_its_ledger(deployed):
+    deployment = deployed(rounds=40)
+    vaults = [deployment.join(number) for number in range(4)]
+    server = deployment.serve()
+    until = time.monotonic() + 60
+    while "round 2" not in deployment.log("server"):
+        assert time.monotonic() < until, deployment.log("server")[-2000:]
+        time.sleep(0.1)
+    server.terminate()
+    assert server.wait(30) == 128 + signal.SIGTERM
+    with Ledger.open(deployment.folder / "budget.db", read_only=True) as ledger:
+        assert ledger.verify().is_sealed
+    for vault in vaults:
+        vault.kill()
+
+
 def test_too_few_vaults_release_nothing_until_they_come(deployed):
     deployment = deployed(rounds=2, deadline_seconds=1, least_cohort=3, most_attempts=2)
     vaults = [deployment.join(number) for number in range(2)]
