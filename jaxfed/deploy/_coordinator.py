@@ -7,30 +7,25 @@ answered is tried again with the same clients, and costs nothing.
 
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import sampling
 from jaxfed.deploy import _begin, _promise, _words
+from jaxfed.deploy._cohorts import Cohorts
 from jaxfed.deploy._desk import Desk, Total
 from jaxfed.deploy._pace import Pace, RoundAbandoned
+from jaxfed.deploy._releases import Releases
 from jaxfed.deploy._store import Attempt, Store
-from jaxfed.engine import _round
-from jaxfed.engine._chunk import Sums
 from jaxfed.engine._claim import Claim
-from jaxfed.engine._history import History, RoundRecord
-from jaxfed.engine._round import RoundState
+from jaxfed.engine._history import History
 from jaxfed.engine._rounds import Callback, Step, run_rounds, watch_of
-from jaxfed.engine._run import digest_of_sum
-from jaxfed.engine._simulate import checked_params, noise_key
+from jaxfed.engine._simulate import checked_params
 from jaxfed.engine._train import facts_of
 from jaxfed.evaluation import RELEASED, Evaluation
 from jaxfed.ledger import Ledger
@@ -105,9 +100,9 @@ class Coordinator:
             self._pace.validate(self._privacy, relation=ledger.terms.relation)
             for one in watch.evaluations:
                 _begin.check_evaluation(one, rounds, ledger)
-            self._store = Store(Path(folder))
+            store = Store(Path(folder))
             begun = _begin.begun(
-                self._store,
+                store,
                 algorithm,
                 params,
                 examples,
@@ -120,9 +115,12 @@ class Coordinator:
             )
             self._plan, self._paid = begun.plan, begun.paid
             self.desk = Desk(self._clients, begun.plan, begun.sealed)
-            self.state = self._restored()
+            self._releases = Releases(algorithm, params, begun.paid, store, self._pace)
+            self.state = self._releases.restored()
             self._watch = watch._replace(callbacks=[self._keep, *watch.callbacks])
             self._root = self._paid.key(0)
+            horizon = max(rounds, self._privacy.rounds or 1)
+            self._cohorts = Cohorts(self._privacy.sampling, horizon, self._root)
             self._summary = self._summed_up()
             self._exits = exits.pop_all()
 
@@ -145,7 +143,7 @@ class Coordinator:
             claim=claim.statement,
             ledger=facts_of(self._ledger),
         )
-        history.rounds = self._recorded(claim)
+        history.rounds = self._releases.records(claim)
         history.state = self.state.server
         history.params = self._algorithm.broadcast(self.state.server).params
         step = Step(self._one_round, lambda index: claim.epsilon(index + 1))
@@ -168,7 +166,9 @@ class Coordinator:
     def status(self) -> dict[str, Any]:
         """Returns what an operator looks at; who is missing is private."""
         missing, asked, left = self.desk.waiting_for()
-        states = {(a.round, a.attempt): a.state for a in self._store.attempts()}
+        states = {
+            (a.round, a.attempt): a.state for a in self._releases.store.attempts()
+        }
         attempts = [
             {"round": index + 1, "attempt": attempt + 1, "state": state}
             for (index, attempt), state in reversed(list(states.items())[-10:])
@@ -207,11 +207,11 @@ class Coordinator:
 
     def _gathered(self, index: int) -> Total:
         """Asks the cohort of a round until enough have reported."""
-        cohort = self._cohort(index)
+        cohort = self._cohorts.of(index)
         first = self._next_attempt(index)
         for attempt in range(first, first + self._pace.most_attempts):
             tasks, model = self._tasks(index, attempt, cohort)
-            self._store.note(Attempt(index, attempt, "opened"))
+            self._releases.store.note(Attempt(index, attempt, "opened"))
             _LOG.info("round %d, attempt %d: open", index + 1, attempt + 1)
             self.desk.open(
                 tasks,
@@ -222,7 +222,7 @@ class Coordinator:
             total = self.desk.gather()
             if total.num_reports >= self._pace.least_cohort:
                 return total
-            self._store.note(Attempt(index, attempt, "abandoned"))
+            self._releases.store.note(Attempt(index, attempt, "abandoned"))
             _LOG.warning(
                 "round %d, attempt %d: abandoned, too few clients reported; nothing "
                 "was charged or released",
@@ -238,57 +238,16 @@ class Coordinator:
 
     def _released(self, index: int, total: Total) -> None:
         """Pays for a sum together with the model it makes, then lets it out."""
-        encoded = self._encoded(total)
-        digest = digest_of_sum(map(np.asarray, jax.tree.leaves(encoded)))
-        sums = Sums(encoded, {}, jnp.int32(1), jnp.int32(0))
-        with self._paid.spending(index, digest) as permit:
-            key = permit.key(digest)
-            goal = self._pace.goal
-            state, _ = _closing(self._algorithm, goal)(
-                self.state, sums, np.int32(index), key
-            )
-            model = self._store.keep_model(jax.tree.leaves(self._at_rest(state)))
-            permit.pays_for(model)
-        self.state = state
-        self._store.note(Attempt(index, self._next_attempt(index) - 1, "released"))
-        self._store.keep_only(model)
-        if not all(np.isfinite(a).all() for a in jax.tree.leaves(state.server)):
+        self.state, model = self._releases.released(index, self.state, total)
+        store, attempt = self._releases.store, self._next_attempt(index) - 1
+        store.note(Attempt(index, attempt, "released"))
+        store.keep_only(model)
+        if not all(np.isfinite(a).all() for a in jax.tree.leaves(self.state.server)):
             raise RuntimeError(
                 f"the model after round {index + 1} is not finite: the server's "
                 "optimizer overflowed on what was released; use a smaller learning "
                 "rate, under another name= in the ledger."
             )
-
-    def _encoded(self, total: Total) -> Any:
-        """Returns a sum as the privacy object's own `encode` shapes it."""
-        shapes = jax.eval_shape(
-            self._privacy.encode,
-            self.state.aggregator,
-            _begin.result_like(self._algorithm, self._params),
-            key=self._root,
-        )
-        leaves = list(total.values)
-        structure = jax.tree.structure(shapes)
-        if structure.num_leaves == len(leaves) + 1:
-            leaves.append(np.asarray(total.count, np.int32))
-        return structure.unflatten(leaves)
-
-    def _cohort(self, index: int) -> np.ndarray:
-        """Draws the clients of a round; always the same, and within the contract."""
-        sampler = self._privacy.sampling
-        key = _words.sampling_key(self._root)
-        horizon = max(self._rounds, self._privacy.rounds or 1)
-        contract = sampler.participation(horizon)
-        attendance = sampling.no_attendance(sampler.population)
-        cohort = np.arange(0)
-        limited = contract.max_participations < horizon
-        for number in range(0 if limited else index, index + 1):
-            cohort = sampler.draw(number, key=key)
-            if limited:
-                attendance = sampling.attend(
-                    attendance, cohort, round_index=number, participation=contract
-                )
-        return cohort
 
     def _tasks(
         self, index: int, attempt: int, cohort: np.ndarray
@@ -315,54 +274,10 @@ class Coordinator:
         return tasks, model
 
     def _next_attempt(self, index: int) -> int:
-        known = [one.attempt for one in self._store.attempts() if one.round == index]
+        known = [
+            one.attempt for one in self._releases.store.attempts() if one.round == index
+        ]
         return max(known, default=-1) + 1
-
-    def _at_rest(self, state: RoundState) -> Any:
-        aggregator = self._privacy.at_rest(state.aggregator)
-        return {"server": state.server, "aggregator": aggregator}
-
-    def _restored(self) -> RoundState:
-        """Returns the state after all rounds that were paid for."""
-        first = RoundState(
-            self._algorithm.init(self._params), self._privacy.init(self._params), ()
-        )
-        rounds = self._paid.mechanism.rounds
-        model = _begin.last_model(self._paid)
-        self._store.keep_only(model)
-        if model is None:
-            return first
-        template = self._at_rest(first)
-        leaves = self._store.model(model)
-        kept = jax.tree.unflatten(
-            jax.tree.structure(template), map(jnp.asarray, leaves)
-        )
-        aggregator = self._privacy.resumed(
-            self._params,
-            kept["aggregator"],
-            rounds=rounds,
-            noise_key=lambda index: noise_key(
-                self._paid.noise_key(index), np.int32(index)
-            ),
-        )
-        return RoundState(kept["server"], aggregator, ())
-
-    def _recorded(self, claim: Claim) -> list[RoundRecord]:
-        """Returns the records of earlier rounds; one that was lost, without values."""
-        rounds = self._paid.mechanism.rounds
-        found = [RoundRecord(**one) for one in self._store.records()[:rounds]]
-        for index in range(len(found), rounds):
-            epsilon = claim.epsilon(index + 1)
-            found.append(
-                RoundRecord(
-                    round=index + 1,
-                    epsilon=epsilon,
-                    evaluation={},
-                    private={},
-                    seconds=None,
-                )
-            )
-        return found
 
     def _summed_up(self) -> dict[str, Any]:
         """Returns the public facts that change from round to round, and the others."""
@@ -389,23 +304,6 @@ class Coordinator:
 
     def _keep(self, history: History) -> None:
         self._summary = self._summed_up()
-        self._store.keep_records([dataclasses.asdict(one) for one in history.rounds])
-
-
-@functools.lru_cache(maxsize=8)
-def _closing(algorithm: FederatedAlgorithm, goal: int | None) -> Any:
-    """Returns the compiled release of a sum."""
-    if goal is not None:
-        factor = algorithm.aggregator.sampling.expected_clients / goal
-        apply = algorithm.apply
-
-        def applied(server: Any, released: Any) -> Any:
-            value = jax.tree.map(lambda a: a * jnp.float32(factor), released.value)
-            return apply(server, dataclasses.replace(released, value=value))
-
-        algorithm = algorithm._replace(apply=applied)
-
-    def close(state: RoundState, sums: Sums, index: Any, key: jax.Array) -> Any:
-        return _round.close(algorithm, state, (), sums, index, key=key)
-
-    return jax.jit(close)
+        self._releases.store.keep_records(
+            [dataclasses.asdict(one) for one in history.rounds]
+        )

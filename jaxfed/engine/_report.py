@@ -171,10 +171,7 @@ def _fact(large: str, small: str | None) -> Html:
 
 
 def _made(history: "History") -> Html:
-    from jaxfed import __version__
-
-    versions = [("jaxfed", __version__)]
-    versions += [(name, _version(name)) for name in _PACKAGES]
+    versions = [(name, _version(name)) for name in ("jaxfed", *_PACKAGES)]
     versions.append(("Python", platform.python_version()))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return sections.section(

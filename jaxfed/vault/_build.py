@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from importlib.resources import files
 from pathlib import Path
 
 _START = b"#!/usr/bin/env python3\n"
@@ -16,10 +17,10 @@ def build(target: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    folder = Path(__file__).parent
     parts = {"__main__.py": _MAIN, "jaxfed/__init__.py": ""}
-    for place in sorted(folder.glob("*.py")):
-        parts[f"jaxfed/vault/{place.name}"] = place.read_text("utf-8")
+    for place in sorted(files("jaxfed.vault").iterdir(), key=lambda one: one.name):
+        if place.name.endswith(".py"):
+            parts[f"jaxfed/vault/{place.name}"] = place.read_text("utf-8")
     with open(target, "wb") as file:
         file.write(_START)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

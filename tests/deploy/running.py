@@ -111,7 +111,7 @@ class Vaults:
 def opened(tmp_path):
     """A coordinator whose first round is open."""
     with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as running:
-        cohort = running._cohort(0)
+        cohort = running._cohorts.of(0)
         tasks, model = running._tasks(0, 0, cohort)
         running.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
         yield running

@@ -14,7 +14,8 @@ import jaxfed as jf
 from jaxfed import keys
 from jaxfed.clipping import _lattice
 from jaxfed.deploy import Coordinator, Pace, RoundAbandoned, StoreError, transports
-from jaxfed.deploy import _coordinator as coordinating
+from jaxfed.deploy import _releases as releasing
+from jaxfed.deploy._store import Store
 from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
@@ -74,7 +75,7 @@ def sums_of(monkeypatch):
         return digest(leaves)
 
     monkeypatch.setattr(_run, "digest_of_sum", noting)
-    monkeypatch.setattr(coordinating, "digest_of_sum", noting)
+    monkeypatch.setattr(releasing, "digest_of_sum", noting)
     return found
 
 
@@ -204,7 +205,7 @@ def test_a_crash_around_the_charge_loses_nothing(when, tmp_path, monkeypatch):
     """Before it: nothing was released. After it: the model is there."""
     path = ledger(tmp_path)
     algorithm = averaging(central())
-    keep, only = coordinating.Store.keep_model, coordinating.Store.keep_only
+    keep, only = Store.keep_model, Store.keep_only
 
     def dying(self, *arguments):
         if when == "before":
@@ -214,13 +215,13 @@ def test_a_crash_around_the_charge_loses_nothing(when, tmp_path, monkeypatch):
     name = "keep_model" if when == "before" else "keep_only"
     with coordinator(tmp_path, path, algorithm) as running:
         vaults = Vaults(tmp_path, running.desk)
-        monkeypatch.setattr(coordinating.Store, name, dying)
+        monkeypatch.setattr(Store, name, dying)
         with pytest.raises(Killed):
             running.run()
         running.desk.end()
         vaults.join()
-    monkeypatch.setattr(coordinating.Store, "keep_model", keep)
-    monkeypatch.setattr(coordinating.Store, "keep_only", only)
+    monkeypatch.setattr(Store, "keep_model", keep)
+    monkeypatch.setattr(Store, "keep_only", only)
     with Ledger.open(path, read_only=True) as opened:
         charges = opened.mechanisms[0].charges
     assert len(charges) == (0 if when == "before" else 1)
@@ -252,14 +253,14 @@ def test_too_few_reports_release_and_charge_nothing(tmp_path):
         running.desk.end()
         vaults.join()
     assert facts(path)[1] == []
-    states = [a.state for a in running._store.attempts()]
+    states = [a.state for a in running._releases.store.attempts()]
     assert states == ["opened", "abandoned"] * 2
     # the same clients, and further ones, are asked again: it goes on
     history = in_vaults(
         tmp_path, path, algorithm, pace=dataclasses.replace(pace, deadline_seconds=30.0)
     )
     assert len(history.rounds) == 3
-    attempts = [(a.round, a.attempt) for a in running._store.attempts()]
+    attempts = [(a.round, a.attempt) for a in running._releases.store.attempts()]
     assert (0, 2) in attempts
 
 
@@ -367,14 +368,14 @@ def test_a_server_that_goes_back_is_refused(opened, tmp_path):
     opened.state = opened.state._replace(
         server=jax.tree.map(lambda a: a + 1, opened.state.server)
     )
-    tasks, model = opened._tasks(0, 1, opened._cohort(0))  # the same round, forked
+    tasks, model = opened._tasks(0, 1, opened._cohorts.of(0))  # the same round, forked
     opened.desk.open(tasks, model, seconds=30.0, goal=8)
     with pytest.raises(Refused, match="another model"):
         taking_part(tmp_path, opened)
-    tasks, model = opened._tasks(4, 0, opened._cohort(0))
+    tasks, model = opened._tasks(4, 0, opened._cohorts.of(0))
     opened.desk.open(tasks, model, seconds=30.0, goal=8)
     assert taking_part(tmp_path, opened).state == "accepted"
-    tasks, model = opened._tasks(3, 0, opened._cohort(0))
+    tasks, model = opened._tasks(3, 0, opened._cohorts.of(0))
     opened.desk.open(tasks, model, seconds=30.0, goal=8)
     with pytest.raises(Refused, match="went back"):
         taking_part(tmp_path, opened)

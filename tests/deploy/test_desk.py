@@ -76,7 +76,7 @@ def test_one_report_per_client_and_attempt_and_none_for_another(opened):
 
 def test_replay_into_the_next_attempt_is_refused(opened):
     old = report_of(opened, [3, 0, 0, 0, 0])
-    tasks, model = opened._tasks(0, 1, opened._cohort(0))
+    tasks, model = opened._tasks(0, 1, opened._cohorts.of(0))
     opened.desk.open(tasks, model, seconds=30.0, goal=8)
     assert opened.desk.submit(NAMES[0], old) == "stale"
     assert opened.desk._total.num_reports == 0
@@ -281,11 +281,26 @@ def test_each_client_counts_once_in_any_order(examples, opened):
     machine.TestCase().runTest()
 
 
+def test_a_round_ends_by_its_deadline(opened):
+    tasks, model = opened._tasks(0, 1, opened._cohorts.of(0))
+    opened.desk.open(tasks, model, seconds=0.5, goal=8)
+    start = time.monotonic()
+    assert opened.desk.submit(NAMES[0], report_of(opened, [1, 0, 0, 0, 0])) == (
+        "accepted"
+    )
+    assert opened.desk.gather().num_reports == 1
+    assert 0.4 < time.monotonic() - start < 1.5
+    late = _task.encode_report(
+        tasks[NAMES[1]], opened._plan.update, [np.ones(5, np.int32)], None
+    )
+    assert opened.desk.submit(NAMES[1], late) == "stale"
+
+
 def test_a_round_with_any_dropouts_is_the_sum_of_who_reported(opened):
     """Row 22: an exact sum, or none."""
     draw = random.Random(0)
     for attempt in range(200):
-        tasks, model = opened._tasks(0, attempt, opened._cohort(0))
+        tasks, model = opened._tasks(0, attempt, opened._cohorts.of(0))
         opened.desk.open(tasks, model, seconds=1e6, goal=99)
         here = [name for name in NAMES if draw.random() > 0.3]
         values = {name: draw.randrange(-1000, 1000) for name in here}

@@ -48,7 +48,7 @@ def pki(tmp_path_factory):
 @pytest.fixture
 def running(tmp_path):
     with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as one:
-        tasks, model = one._tasks(0, 0, one._cohort(0))
+        tasks, model = one._tasks(0, 0, one._cohorts.of(0))
         one.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
         yield one
 
@@ -302,7 +302,7 @@ def test_waiting_for_a_task_ends_when_there_is_one(running, server, pki):
     thread.start()
     time.sleep(0.3)
     assert not found
-    tasks, model = running._tasks(0, 1, running._cohort(0))
+    tasks, model = running._tasks(0, 1, running._cohorts.of(0))
     start = time.monotonic()
     running.desk.open(tasks, model, seconds=30.0, goal=8)
     thread.join(10)

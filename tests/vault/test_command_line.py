@@ -115,6 +115,10 @@ def test_one_file_runs_and_is_the_same_for_the_same_sources(folder):
         cwd=folder,
     )
     assert "sends      2 integers" in done.stdout
+    subprocess.run(
+        [sys.executable, "-I", str(first), "build", "third.pyz"], check=True, cwd=folder
+    )
+    assert (folder / "third.pyz").read_bytes() == first.read_bytes()
     asked = "import sys; sys.path.insert(0, 'vault.pyz'); import jaxfed.vault.__main__"
     found = subprocess.run(
         [sys.executable, "-I", "-c", f"{asked}; print('jax' in sys.modules)"],
