@@ -119,7 +119,7 @@ def checked_privacy(
     privacy.validate(
         params=params, rounds=rounds, local=algorithm.local, client_sizes=sizes
     )
-    if not privacy.noise.multiplier > 0:
+    if not _promise.multiplier_of(privacy) > 0:
         raise ValueError(
             "privacy must have noise, got a multiplier of 0; calibrate it with "
             "privacy.calibrated(...)."

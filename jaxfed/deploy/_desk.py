@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxfed.vault import _lattice, _task, _wire
+from jaxfed.vault import _lattice, _noise, _task, _wire
 from jaxfed.vault._errors import WireError
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._task import Task
@@ -62,6 +62,9 @@ class Desk:
         self._sealed = sealed
         self._expected = _task.report_types(
             plan.update, counts=plan.rules.count_levels > 0
+        )
+        self._most_value = (
+            _noise.most_value(self._rules) if self._rules.is_local else None
         )
         self._changed = threading.Condition()
         self._reading = threading.Semaphore(_DECODING)
@@ -220,6 +223,11 @@ class Desk:
 
     def _checked(self, values: dict[str, np.ndarray]) -> tuple[list[np.ndarray], int]:
         update = [values[f"update/{one.name}"] for one in self._plan.update]
+        if self._most_value is not None:
+            fits = all(_within(array, self._most_value) for array in update)
+            if not fits:
+                raise WireError("a report is beyond its clip norm and all noise")
+            return update, 0
         for group in self._rules.groups:
             try:
                 _lattice.check([update[i] for i in group.indices], group.levels)
@@ -244,3 +252,7 @@ class Desk:
             self._changed.notify_all()
         for listener in self._listeners:
             listener()
+
+
+def _within(array: np.ndarray, most: int) -> bool:
+    return array.size == 0 or (int(array.max()) <= most and int(array.min()) >= -most)

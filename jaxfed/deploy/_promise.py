@@ -7,13 +7,15 @@ import jax
 import numpy as np
 
 from jaxfed import accounting, clipping, keys, noise
+from jaxfed.clipping._lattice import Lattice
 from jaxfed.ledger._book import Terms
 from jaxfed.privacy import Privacy
 from jaxfed.privacy._central import Central
 from jaxfed.privacy._central_correlated import CentralCorrelated
+from jaxfed.privacy._local import Local
 from jaxfed.typing import Params
 
-Sums = Central | CentralCorrelated  # what vaults take part in
+Sums = Central | CentralCorrelated | Local  # what vaults take part in
 
 # of Poisson cohorts that are too small to be released, over a whole run
 _MOST_TAIL = 2.0**-60
@@ -61,13 +63,15 @@ def rules_of(
         "relation": terms.relation,
         "epsilon": float(epsilon),
         "delta": float(terms.delta),
-        "noise_multiplier": float(privacy.noise.multiplier),
+        "noise_multiplier": multiplier_of(privacy),
         "rounds": rounds,
         "clients": privacy.sampling.population,
         "least_cohort": least_cohort,
         "least_separation": participation.min_separation,
         "most_participations": participation.max_participations,
         "clip_is_fixed": count == 0,
+        "noise_scale": _local(privacy).scale if isinstance(privacy, Local) else 0.0,
+        "shift": _local(privacy).shift if isinstance(privacy, Local) else 0,
         "count_levels": count,
         "groups": groups,
     }
@@ -75,7 +79,7 @@ def rules_of(
 
 def norms_of(privacy: Sums, state: Any) -> np.ndarray:
     """Returns the clip norms of a round, (groups,) float32; public."""
-    if isinstance(privacy, CentralCorrelated):
+    if isinstance(privacy, CentralCorrelated | Local):
         return np.array([privacy.clipping.norm], np.float32)
     norms = privacy.clipping.norms_of(state)
     return np.array(jax.device_get(norms), np.float32)
@@ -96,6 +100,8 @@ def check_cohorts(privacy: Privacy, rounds: int, least_cohort: int) -> None:
             f"least_cohort must be in [1, {sampler.max_clients}], the largest cohort, "
             f"got {least_cohort}; {remedy}."
         )
+    if isinstance(privacy, Local):  # a report hides by itself, whoever else comes
+        return
     rate = getattr(sampler, "rate", None)
     if rate is None:
         size = _least_drawn(sampler, rounds)
@@ -126,10 +132,10 @@ def checked(privacy: Privacy) -> Sums:
     Raises:
         ValueError: it is another one.
     """
-    if not isinstance(privacy, Sums):
+    if not isinstance(privacy, Sums) or isinstance(privacy.noise, noise.PrivUnit):
         raise ValueError(
-            "vaults take part in privacy.central(...) alone, got "
-            f"{type(privacy).__name__}; noise of their own is not built yet."
+            "vaults take part in privacy.central(...), and in privacy.local(...) with "
+            f"noise.Gaussian or Laplace, got {privacy!r}."
         )
     if isinstance(privacy.clipping, clipping.Scaled):
         raise ValueError(
@@ -139,7 +145,15 @@ def checked(privacy: Privacy) -> Sums:
     return privacy
 
 
+def multiplier_of(privacy: Sums) -> float:
+    """Returns noise over the clip norm."""
+    assert not isinstance(privacy.noise, noise.PrivUnit)  # as it was checked
+    return float(privacy.noise.multiplier)
+
+
 def _mechanism(privacy: Sums) -> str:
+    if isinstance(privacy, Local):
+        return f"local {type(privacy.noise).__name__.lower()}"
     if isinstance(privacy, CentralCorrelated):
         return "central correlated"
     is_skellam = isinstance(privacy.noise, noise.Skellam)
@@ -150,7 +164,12 @@ def _groups(privacy: Sums, params: Params) -> tuple[list[Any], int]:
     """Returns what is clipped together, and the levels of a clip's own report."""
     if isinstance(privacy, Central):
         return _joint_groups(privacy, params)
-    return _one_group(privacy, params)
+    if isinstance(privacy, Local):
+        levels = _local(privacy).levels
+        fine = Lattice(levels=levels, target=levels, is_random=False)
+        return _one_group(privacy.clipping.norm, fine, params), 0
+    lattice = privacy._layout(params).lattice
+    return _one_group(privacy.clipping.norm, lattice, params), 0
 
 
 def _joint_groups(privacy: Central, params: Params) -> tuple[list[Any], int]:
@@ -161,10 +180,12 @@ def _joint_groups(privacy: Central, params: Params) -> tuple[list[Any], int]:
     return [_group(g.indices, n, p.lattice) for g, n, p in parts], count
 
 
-def _one_group(privacy: CentralCorrelated, params: Params) -> tuple[list[Any], int]:
-    everything = range(len(jax.tree.leaves(params)))
-    lattice = privacy._layout(params).lattice
-    return [_group(everything, privacy.clipping.norm, lattice)], 0
+def _one_group(norm: float, lattice: Lattice, params: Params) -> list[Any]:
+    return [_group(range(len(jax.tree.leaves(params))), norm, lattice)]
+
+
+def _local(privacy: Local) -> Any:
+    return privacy._report()
 
 
 def _group(indices: Any, norm: Any, lattice: Any) -> dict[str, Any]:

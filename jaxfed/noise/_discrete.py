@@ -19,7 +19,6 @@ import functools
 import math
 from collections.abc import Generator
 from fractions import Fraction
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,9 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxfed import _check as check
-from jaxfed.noise import _alias, _laws
+from jaxfed.noise import _alias
 from jaxfed.noise._words import words
+from jaxfed.vault import _laws, _tables
 
 # a block's words, and what becomes of them, stay in the second-level cache
 _BLOCK = 4096
@@ -40,10 +40,6 @@ _LEAST_SCALE = 0.5
 _MOST_SCALE = 2**30 / 12
 _MOST_LAPLACE = 2**23
 _MOST_SKELLAM = 2**23
-_LAPLACE_TABLE = 290  # the largest Laplace scale that 2**14 rows hold
-_REACH = Fraction(107, 10)  # a Gaussian table ends before 10.7 of its scales
-# tau**2 below: the smoothing error is 2 exp(-2 pi**2 tau**2) = 2**-81.6
-_SMOOTHING = Fraction(29, 10)
 
 
 _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
@@ -218,29 +214,21 @@ def _checked(most: float, **named: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _gaussian(scale: float) -> Sampler:
-    steps = _convolution(Fraction(scale) ** 2) if scale else []
+    parts, error = _tables.gaussian(scale)
     return Sampler(
         law="discrete Gaussian",
         scale=scale,
-        parts=tuple((k, _alias.build(_laws.gaussian(v))) for k, v, _ in steps),
-        convolution_error=sum(error for _, _, error in steps),
+        parts=tuple((factor, _alias.of(rows)) for factor, rows in parts),
+        convolution_error=error,
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _laplace(scale: float) -> Sampler:
-    # The difference of two geometric variables, each written as base * A + B with
-    # B < base: A and B are independent, and A is geometric again. Exact.
-    base = math.ceil(scale / _LAPLACE_TABLE)
-    laws = []
-    if scale:
-        laws.append((base, _laws.laplace(Fraction(scale) / base)))
-    if base > 1:
-        laws.append((1, _laws.laplace_digit(Fraction(scale), base)))
     return Sampler(
         law="discrete Laplace",
         scale=scale,
-        parts=tuple((factor, _alias.build(law)) for factor, law in laws),
+        parts=tuple((f, _alias.of(rows)) for f, rows in _tables.laplace(scale)),
         convolution_error=0.0,
     )
 
@@ -254,45 +242,3 @@ def _skellam(variance: float) -> Sampler:
         parts=tuple((1, _alias.build(law)) for law in laws),
         convolution_error=0.0,
     )
-
-
-class _Step(NamedTuple):
-    factor: int
-    variance: Fraction
-    error: float
-
-
-def _convolution(variance: Fraction) -> list[_Step]:
-    """Splits a discrete Gaussian into the fewest draws, then the smallest tables."""
-    plans = [_steps(variance, bits) for bits in range(8, _alias.MOST_INDEX_BITS + 1)]
-    return min(plans, key=len)  # the first of the shortest
-
-
-def _steps(variance: Fraction, bits: int) -> list[_Step]:
-    """Writes X as k X' + Y until X' fits into a table of `2**bits` rows.
-
-    With variances v = k**2 v' + w (the parameters sigma**2, exact rationals),
-    P(k X' + Y = y) = exp(-y**2 / (2 v)) * sum_x exp(-(x - c)**2 / (2 tau**2)) up to a
-    constant, where tau**2 = v' w / v and c depends on y. By Poisson summation the sum
-    is constant in c up to a factor 1 +- 2 sum_j exp(-2 pi**2 tau**2 j**2).
-    """
-    most = ((1 << bits) - 2) ** 2 / _REACH**2
-    factor, steps = 1, []
-    while variance > most:
-        own = min(most, variance / 2)
-        rest = variance - own
-        base = math.isqrt(int(rest * own / (variance * _SMOOTHING)))
-        inner = rest / base**2
-        steps.append(_Step(factor, own, _smoothing_error(inner * own / variance)))
-        factor, variance = factor * base, inner
-    return [*steps, _Step(factor, variance, 0.0)]
-
-
-def _smoothing_error(tau_squared: Fraction) -> float:
-    """Bounds the total-variation distance of a convolution from its ideal.
-
-    A law whose weights are all within 1 +- e of the ideal ones is within e / (1 - e).
-    """
-    first = math.exp(-2 * math.pi**2 * float(tau_squared))
-    variation = 2 * first / (1 - first)
-    return variation / (1 - variation) * (1 + 1e-9)  # the rounding of these lines

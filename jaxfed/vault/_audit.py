@@ -39,13 +39,19 @@ def _promised(rules: Rules | None) -> list[str]:
         f"clips      to norm {norms}{clip}",
         f"promises   epsilon {rules.epsilon:g} at delta {rules.delta:g} for each "
         f"{rules.unit} ({rules.relation}) over {rules.rounds:,} rounds",
-        f"           {rules.mechanism}: the server adds noise of "
-        f"{rules.noise_multiplier:g} clip norms, and sees each report before that",
+        f"           {rules.mechanism}: {_noise(rules)}",
         f"           nothing is released from fewer than {rules.least_cohort} of "
         f"{rules.clients} clients",
         f"           each takes part at most {rules.most_participations} times, "
         f"{rules.least_separation} rounds apart",
     ]
+
+
+def _noise(rules: Rules) -> str:
+    size = f"noise of {rules.noise_multiplier:g} clip norms"
+    if rules.is_local:
+        return f"this vault adds {size} to its report before it sends it"
+    return f"the server adds {size}, and sees each report before that"
 
 
 def judged(policy: Policy, plan: Plan, num_examples: int) -> str:

@@ -18,8 +18,8 @@ from jaxfed.vault._program import Array
 _F = np.float32
 _HEADROOM = _F(1 - 2.0**-11)
 _MOST_SQUARED = _F(2.0**120)
-MOST_LEVELS = 1 << 20
-_BLOCK = 1 << 18  # whose squares, of numbers up to 2**20, add up to at most 2**58
+MOST_LEVELS, MOST_FINE_LEVELS = 1 << 20, 1 << 24
+_BLOCK = 1 << 14  # whose squares, of numbers up to 2**24, add up to at most 2**62
 _LEAF = np.uint32(3 << 30)  # the branch of a key for a group; see `jaxfed.keys`
 
 

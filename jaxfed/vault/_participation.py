@@ -2,7 +2,7 @@
 
 The server keeps a budget; a vault does not have to believe it. Its own record refuses
 rounds that come too often, too many, twice with another model, out of order, or under
-another plan than the run began with. Each participation gets 32 secret bytes, written
+another plan than the run began with. Each round gets 32 secret bytes, written
 to disk before anything is computed: whoever is asked the same again, after a crash,
 answers with the same bytes, and nobody gets two noises for one answer.
 
@@ -88,7 +88,8 @@ class Participation:
     def join(self, task: Task, limits: Limits) -> bytes:
         """Takes part in a round, durably; returns its 32 secret bytes.
 
-        The very same task again gives the same bytes, and counts once.
+        The very same task again gives the same bytes, and counts once; so does another
+        attempt at the round.
 
         Raises:
             Refused: the round is not one to take part in; nothing was written.
@@ -109,7 +110,9 @@ class Participation:
                 task,
             )
             _check(task, [one for one, _ in mine], limits)
-            seed = secrets.token_bytes(32)
+            # a round that is tried again has the bytes it had: one noise for one update
+            known_seeds = (found for one, found in mine if one.round == task.round)
+            seed = next(known_seeds, None) or secrets.token_bytes(32)
             self._append(task, seed)
         return seed
 

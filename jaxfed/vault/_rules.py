@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfed.vault import _types
-from jaxfed.vault._lattice import MOST_LEVELS, Group
+from jaxfed.vault._lattice import MOST_FINE_LEVELS, MOST_LEVELS, Group
 from jaxfed.vault._types import require
 
-MECHANISMS = ("central gaussian", "central skellam", "central correlated")
+LOCAL = ("local gaussian", "local laplace")
+MECHANISMS = ("central gaussian", "central skellam", "central correlated", *LOCAL)
+MOST_SCALE = 2.0**23
 _COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
 _COUNTS += ("most_participations",)
 
@@ -25,7 +27,8 @@ class Rules(NamedTuple):
     """What a plan promises; public."""
 
     mechanism: str
-    """One of `MECHANISMS`: the server is trusted to add the noise."""
+    """One of `MECHANISMS`. With a central one, the server is trusted to add the noise;
+    with a local one, the vault adds it."""
     unit: str
     """Whose privacy it is."""
     relation: str
@@ -47,8 +50,22 @@ class Rules(NamedTuple):
     """Or else it follows the released quantile."""
     count_levels: int
     """How much the report of a clip that follows counts; 0 for a fixed one."""
+    noise_scale: float
+    """Of the noise that a vault adds itself, in grid units; 0 if it adds none."""
+    shift: int
+    """Reports are whole multiples of 2**shift grid units."""
     groups: tuple[Group, ...]
     """What is clipped together, with the norms of the first round."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the vault adds the noise itself."""
+        return self.mechanism in LOCAL
+
+    @property
+    def law(self) -> str:
+        """The law of the noise."""
+        return self.mechanism.partition(" ")[2]
 
 
 def read(given: Any, num_leaves: int) -> Rules:
@@ -75,7 +92,10 @@ def read(given: Any, num_leaves: int) -> Rules:
     require(fits, "a cohort has more clients than there are")
     levels = _types.natural(given["count_levels"])
     require(levels <= MOST_LEVELS, "a grid is too fine", levels)
-    groups = _groups(given["groups"], num_leaves)
+    is_local = given["mechanism"] in LOCAL
+    most = MOST_FINE_LEVELS if is_local else MOST_LEVELS
+    groups = _groups(given["groups"], num_leaves, most)
+    _check_local(given, groups, is_local)
     _types.boolean(given["clip_is_fixed"])
     values: dict[str, Any] = {**given, "groups": groups}
     return Rules(**values)
@@ -95,14 +115,27 @@ def with_norms(rules: Rules, norms: np.ndarray) -> list[Group]:
     return [g._replace(norm=float(n)) for g, n in zip(rules.groups, norms)]
 
 
-def _groups(given: Any, num_leaves: int) -> tuple[Group, ...]:
+def _check_local(given: Any, groups: tuple[Group, ...], is_local: bool) -> None:
+    """Checks that the noise of a vault is what the rules promise."""
+    scale, shift = given["noise_scale"], _types.natural(given["shift"])
+    if not is_local:
+        require(scale == 0 and shift == 0, "the server adds this noise", scale)
+        return
+    fits = len(groups) == 1 and given["count_levels"] == 0 and given["clip_is_fixed"]
+    require(fits and shift <= 24, "a local mechanism has one fixed clip")
+    promised = given["noise_multiplier"] * groups[0].levels
+    fits = _positive(scale) and abs(scale - promised) <= 1e-9 * promised
+    require(fits and scale <= MOST_SCALE, "noise must be as promised", scale)
+
+
+def _groups(given: Any, num_leaves: int, most: int) -> tuple[Group, ...]:
     require(type(given) is list and 0 < len(given) <= 4096, "groups must be listed")
     found = []
     for one in given:
         named = type(one) is dict and set(one) == set(Group._fields)
         require(named, "a group is wrong", one)
         levels, target = _types.positive(one["levels"]), _types.positive(one["target"])
-        require(levels <= MOST_LEVELS, "a grid is too fine", levels)
+        require(levels <= most, "a grid is too fine", levels)
         require(target <= levels, "a target is beyond its bound", target)
         require(_positive(one["norm"]), "a clip norm must be > 0", one["norm"])
         is_random = _types.boolean(one["is_random"])

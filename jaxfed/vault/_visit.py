@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxfed.vault import _lattice, _policy, _rules, _signature, _task, _training
+from jaxfed.vault import _lattice, _noise, _policy, _rules, _signature, _task, _training
 from jaxfed.vault._errors import PlanError, Refused, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._participation import Participation
@@ -109,9 +109,9 @@ class Vault:
         self._check(plan, size)
         assert plan.rules is not None
         limits = _policy.limits_of(self._policy, plan.rules)
-        self._record.join(task.remembered(), limits)
+        seed = self._record.join(task.remembered(), limits)
         LOG.info("round %d, attempt %d: taking part", task.round + 1, task.attempt + 1)
-        report = self._work(task, plan, examples, shared, groups)
+        report = self._work(task, plan, examples, shared, groups, seed)
         state = transport.report(report)
         LOG.info("round %d: %s, %d bytes", task.round + 1, state, len(report))
         return Outcome(state, task.round)
@@ -152,6 +152,7 @@ class Vault:
         examples: Mapping[str, Array],
         shared: list[Array],
         groups: list[_lattice.Group],
+        seed: bytes,
     ) -> bytes:
         kept = self._kept.before(task, plan)
         trained = _training.train(
@@ -163,6 +164,11 @@ class Vault:
             order=task.order[0] << 32 | task.order[1],
             client=task.client,
         )
+        if plan.rules is not None and plan.rules.is_local:
+            is_finite = all(bool(np.isfinite(a).all()) for a in trained.update)
+            self._kept.after(task, plan, trained.kept if is_finite else kept)
+            values = _noise.report(trained.update, plan.rules, seed)
+            return _task.encode_report(task, plan.update, values, None)
         key = np.array(task.encoding, np.uint32)
         encoded = _lattice.encode(trained.update, groups, key)
         self._kept.after(task, plan, trained.kept if encoded.is_finite else kept)

@@ -37,6 +37,7 @@ from tests.deploy.running import (
     coordinator,
     data,
     ledger,
+    report_of,
 )
 from tests.deploy.running import opened as opened  # a fixture
 from tests.engine.paid import PARAMS, Killed, bits, dies_after, loss
@@ -242,6 +243,71 @@ def test_a_run_over_vaults_is_no_run_of_train(tmp_path):
         )
 
 
+LOCAL = [
+    jf.privacy.local(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=1.0),
+        noise=jf.noise.Gaussian(multiplier=4.0),
+        delta=1e-3,
+    ),
+    jf.privacy.local(
+        sampling=FULL,
+        clipping=jf.clipping.FixedL1(norm=1.0),
+        noise=jf.noise.Laplace(multiplier=4.0),
+        delta=1e-3,
+    ),
+]
+
+
+@pytest.mark.parametrize("privacy", LOCAL, ids=["gaussian", "laplace"])
+def test_vaults_add_noise_of_their_own(privacy, tmp_path, monkeypatch):
+    """The sum has the noise of all vaults, costs what train's does, and repeats."""
+    path = ledger(tmp_path)
+    other = copied(path, tmp_path / "other")
+    algorithm = averaging(privacy)
+    found = sums_of(monkeypatch)
+    jf.train(
+        algorithm,
+        data(),
+        params=PARAMS,
+        rounds=3,
+        ledger=other,
+        progress=False,
+        strategy=jf.engine.Strategy(executor="loop", lanes=1, devices=1),
+    )
+    found.clear()
+    history = in_vaults(tmp_path, path, algorithm)
+    unit = privacy._report().unit(5)
+    stddev = 4.0 * np.sqrt(len(NAMES)) * (np.sqrt(2) if len(found) > 9 else 1)
+    sums = np.array([one[0] for one in found]) * unit
+    assert sums.std() > stddev / 3
+    assert np.abs(sums).max() < 12 * stddev
+    assert facts(path) == facts(other)
+    assert "each client" in history.statement
+
+
+@pytest.mark.parametrize("privacy", LOCAL, ids=["gaussian", "laplace"])
+def test_reports_with_noise_are_bounded_too(privacy, tmp_path):
+    path = ledger(tmp_path)
+    with coordinator(tmp_path, path, averaging(privacy)) as running:
+        tasks, model = running._tasks(0, 0, running._cohorts.of(0))
+        running.desk.open(tasks, model, seconds=30.0, goal=8)
+        most = privacy._report().largest
+        for value in (most + 1, -most - 1, 2**31 - 1, -(2**31)):
+            with pytest.raises(WireError, match="and all noise"):
+                running.desk.submit(NAMES[0], report_of(running, [0, value, 0, 0, 0]))
+        good = report_of(running, [most, -most, 0, 0, 0])
+        assert running.desk.submit(NAMES[0], good) == "accepted"
+        # a vault whose round is tried again sends the very same report
+        sent = []
+        running.desk.submit = lambda client, data: sent.append(data) or "accepted"
+        for attempt in (1, 2):
+            tasks, model = running._tasks(0, attempt, running._cohorts.of(0))
+            running.desk.open(tasks, model, seconds=30.0, goal=8)
+            assert taking_part(tmp_path, running, NAMES[1]).state == "accepted"
+    assert sent[0][-20:] == sent[1][-20:]  # its numbers; the words before say which
+
+
 def test_too_few_reports_release_and_charge_nothing(tmp_path):
     path = ledger(tmp_path)
     algorithm = averaging(central())
@@ -433,9 +499,9 @@ def test_privacy_that_vaults_cannot_keep_is_refused(tmp_path):
             jf.privacy.local(
                 sampling=FULL,
                 clipping=jf.clipping.Fixed(norm=1.0),
-                noise=jf.noise.Gaussian(multiplier=1.0),
+                noise=jf.noise.PrivUnit(epsilon=2.0),
             ),
-            "not built yet",
+            "noise.Gaussian or Laplace",
         ),
         (central(noise=jf.noise.Gaussian(multiplier=0.0)), "must have noise"),
         (central(noise=jf.noise.Gaussian(multiplier=0.1)), "a finite epsilon"),

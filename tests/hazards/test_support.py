@@ -16,8 +16,9 @@ from jax import lax
 from scipy import stats
 
 import jaxfed as jf
-from jaxfed.noise import _discrete, _laws
+from jaxfed.noise import _discrete
 from jaxfed.privacy._joint import Encoded
+from jaxfed.vault import _laws
 
 SAMPLES = 1_000_000
 

@@ -14,8 +14,9 @@ from jax.errors import KeyReuseError
 from scipy import stats
 
 from jaxfed import keys
-from jaxfed.noise import _alias, _discrete, _laws
+from jaxfed.noise import _alias, _discrete
 from jaxfed.noise._words import words
+from jaxfed.vault import _laws, _tables
 
 UNIT = 1 << 95
 SECRET = bytes(range(32))
@@ -152,7 +153,7 @@ def test_every_weight_is_right_to_what_is_charged(law, weight, scale):
 @pytest.mark.parametrize(("scale", "bits"), [(60.0, 8), (100.0, 8), (24.0, 8)])
 def test_the_law_of_two_draws_is_as_close_as_it_says(scale, bits):
     """k X + Y convolved in integers, against the discrete Gaussian in mpmath."""
-    (own, rest) = _discrete._steps(Fraction(scale) ** 2, bits)
+    (own, rest) = _tables.steps_of(Fraction(scale) ** 2, bits)
     assert (own.factor, rest.error) == (1, 0.0)
     variance = rest.factor**2 * rest.variance + own.variance
     assert variance == Fraction(scale) ** 2  # exactly
@@ -179,7 +180,7 @@ def test_the_smoothing_error_is_a_bound_and_tight(tau_squared):
     sums = [theta(mpmath.mpf(i) / 16) for i in range(16)]
     mean = tau * mpmath.sqrt(2 * mpmath.pi)
     variation = max(abs(s / mean - 1) for s in sums)
-    claimed = _discrete._smoothing_error(tau_squared)
+    claimed = _tables.smoothing_error(tau_squared)
     assert 0.9 * variation / (1 - variation) < claimed
     assert variation / (1 - variation) <= claimed
 
@@ -215,7 +216,7 @@ def test_large_scales_keep_the_budget(sampler):
 
 @pytest.mark.parametrize("scale", [3100.0, 2.0**20, 2.0**22, 2.0**25, 2**30 / 12])
 def test_steps_compose_to_the_scale_exactly(scale):
-    steps = _discrete._convolution(Fraction(scale) ** 2)
+    steps = _tables.convolution(Fraction(scale) ** 2)
     assert sum(k**2 * v for k, v, _ in steps) == Fraction(scale) ** 2
     tables = [t for _, t in _discrete.gaussian(scale).parts]
     for (k, _, _), (following, _, _), table in zip(

@@ -58,6 +58,16 @@ def test_an_audit_says_what_a_plan_would_do(folder, capsys):
     assert "refuses: its epsilon is 2" in capsys.readouterr().out
 
 
+def test_an_audit_says_who_adds_the_noise(capsys):
+    from jaxfed.vault import _audit
+    from tests.vault.test_noise import rules_of
+
+    said = "\n".join(_audit._promised(rules_of("laplace")[0]))
+    assert "local laplace: this vault adds noise of 4 clip norms" in said
+    said = "\n".join(_audit._promised(plan(epochs=1).rules))
+    assert "the server adds noise of 1 clip norms, and sees each report" in said
+
+
 def test_an_audit_refuses_what_is_no_plan(folder, caplog):
     (folder / "bad").write_bytes(b"no plan")
     assert main(["audit", "bad"]) == 76

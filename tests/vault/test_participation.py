@@ -32,10 +32,11 @@ def test_the_same_task_gets_the_same_bytes_and_counts_once(record, tmp_path):
     first = record.join(task(0), FREE)
     assert len(first) == 32
     assert record.join(task(0), FREE) == first
+    assert record.join(task(0, 1), FREE) == first  # or two noises hid one update
     record.close()
     with closing(Participation(tmp_path / "record.db")) as again:
         assert again.join(task(0), FREE) == first
-        assert again.tasks() == [task(0)]
+        assert again.tasks() == [task(0), task(0, 1)]
         assert again.join(task(1), FREE) != first
 
 

@@ -24,6 +24,8 @@ RULES = {
     "most_participations": 5,
     "clip_is_fixed": True,
     "count_levels": 0,
+    "noise_scale": 0.0,
+    "shift": 0,
     "groups": [
         {
             "indices": [0],
@@ -185,6 +187,12 @@ def test_the_stricter_limit_counts():
         {"groups": [{**RULES["groups"][0], "norm": -1.0}]},
         {"groups": [*RULES["groups"], *RULES["groups"]]},
         {"more": 1},
+        {"noise_scale": 3.0},
+        {"shift": 1},
+        {"mechanism": "local gaussian"},
+        {"mechanism": "local gaussian", "noise_scale": 999.0},
+        {"mechanism": "local laplace", "noise_scale": 1000.0, "shift": 25},
+        {"mechanism": "local gaussian", "noise_scale": 1000.0, "count_levels": 1},
     ],
 )
 def test_rules_that_are_none_are_refused(change):

@@ -18,7 +18,7 @@ def test_every_limit_is_on_the_page_with_its_default():
     for name, (default, _) in _policy.LIMITS.items():
         shown = rows[name].replace("10^12", "1e12").replace("10^7", "1e7")
         if isinstance(default, list):
-            known = {"signers": "none", "mechanisms": "all three"}
+            known = {"signers": "none", "mechanisms": "all five"}
             assert shown == known.get(name, "all that plans have")
         else:
             assert float(shown) == float(default), name

@@ -8,6 +8,8 @@ is charged. A law is cut where what lies outside has probability at most `2**-80
 and a bound of that is returned to be charged too.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator
