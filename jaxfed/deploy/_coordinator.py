@@ -44,7 +44,8 @@ class Coordinator:
     A coordinator that was killed goes on at the round it was in.
 
     Args:
-        algorithm: what to run, with `privacy.central(...)`.
+        algorithm: what to run, with `privacy.central(...)`, or `privacy.local(...)` and
+            Gaussian or Laplace noise.
         params: the initial parameters; public.
         examples: arrays with a few made-up examples: names, dtypes and shapes are
             looked at alone.

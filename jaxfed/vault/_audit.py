@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxfed.vault import _policy
 from jaxfed.vault._plan import Plan
-from jaxfed.vault._policy import Policy
 from jaxfed.vault._rules import Rules
 from jaxfed.vault._types import Type
 
@@ -54,9 +55,8 @@ def _noise(rules: Rules) -> str:
     return f"the server adds {size}, and sees each report before that"
 
 
-def judged(policy: Policy, plan: Plan, num_examples: int) -> str:
-    """Returns what a policy says to a plan."""
-    found = _policy.refusals(policy, plan, num_examples)
+def judged(found: Sequence[str]) -> str:
+    """Returns what a policy says to a plan, in words."""
     if not found:
         return "policy     would take part"
     return "\n".join(f"policy     refuses: {reason}" for reason in found)

@@ -18,7 +18,7 @@ from jaxfed.vault._types import require
 
 LOCAL = ("local gaussian", "local laplace")
 MECHANISMS = ("central gaussian", "central skellam", "central correlated", *LOCAL)
-MOST_SCALE = 2.0**23
+LEAST_SCALE, MOST_SCALE = 0.5, 2.0**23  # of tables
 _COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
 _COUNTS += ("most_participations",)
 
@@ -125,7 +125,8 @@ def _check_local(given: Any, groups: tuple[Group, ...], is_local: bool) -> None:
     require(fits and shift <= 24, "a local mechanism has one fixed clip")
     promised = given["noise_multiplier"] * groups[0].levels
     fits = _positive(scale) and abs(scale - promised) <= 1e-9 * promised
-    require(fits and scale <= MOST_SCALE, "noise must be as promised", scale)
+    fits = fits and LEAST_SCALE <= scale <= MOST_SCALE
+    require(fits, "noise must be as promised", scale)
 
 
 def _groups(given: Any, num_leaves: int, most: int) -> tuple[Group, ...]:

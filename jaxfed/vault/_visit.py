@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxfed.vault import _lattice, _noise, _policy, _rules, _signature, _task, _training
-from jaxfed.vault._errors import PlanError, Refused, WireError
+from jaxfed.vault._errors import Refused, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._participation import Participation
 from jaxfed.vault._plan import Named, Plan
@@ -123,6 +123,7 @@ class Vault:
             _require(_task.digest(data) == task.plan, "a plan has another hash")
             text, _ = _signature.unsealed(data, self._policy.trusted())
             plan = Plan(text)
+            self._check(plan, 1)  # nothing of it is run that may not be
             plan.check_itself()
             self._plans = {task.plan: plan}
             LOG.info("plan %s: signed, checked", task.plan[:12])
@@ -131,8 +132,7 @@ class Vault:
     def _model(
         self, task: Task, plan: Plan, transport: Transport
     ) -> tuple[list[Array], list[_lattice.Group]]:
-        if plan.rules is None:
-            raise PlanError("it promises nothing about privacy")
+        assert plan.rules is not None  # as it was checked
         most = _task.size_of_model(plan)
         data = transport.blob(task.model, most)
         _require(_task.digest(data) == task.model, "a model has another hash")

@@ -413,6 +413,15 @@ def test_a_policy_keeps_a_vault_out(limits, match, opened, tmp_path):
     assert opened.desk._total.num_reports == 0
 
 
+def test_nothing_of_a_plan_runs_that_the_policy_refuses(opened, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("jaxfed.vault._plan.Plan.check_itself", ran.append)
+    dear = _policy.checked({"signers": POLICY.signers, "most_flops": 10})
+    with pytest.raises(Refused, match="floating-point operations"):
+        taking_part(tmp_path, opened, policy=dear)
+    assert not ran
+
+
 def test_what_a_server_changes_on_the_way_is_refused(opened, tmp_path):
     class Changed(transports.Memory):
         def blob(self, digest, most):

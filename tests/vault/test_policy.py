@@ -193,6 +193,7 @@ def test_the_stricter_limit_counts():
         {"mechanism": "local gaussian", "noise_scale": 999.0},
         {"mechanism": "local laplace", "noise_scale": 1000.0, "shift": 25},
         {"mechanism": "local gaussian", "noise_scale": 1000.0, "count_levels": 1},
+        {"mechanism": "local gaussian", "noise_scale": 0.1, "noise_multiplier": 1e-4},
     ],
 )
 def test_rules_that_are_none_are_refused(change):
