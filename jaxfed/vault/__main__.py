@@ -22,6 +22,7 @@ from jaxfed.vault._errors import (
     PolicyError,
     Refused,
     Rejected,
+    TooSoon,
     Unreachable,
     WireError,
 )
@@ -96,12 +97,20 @@ def _visits(vault: Vault, server: Http, options: argparse.Namespace) -> int:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
             continue
+        except TooSoon as error:  # the owner asks for more distance than the plan
+            if options.once:
+                raise
+            LOG.warning("%s Waiting for a later round.", error)
+            time.sleep(options.wait)
+            continue
         waited = 0.0
         if outcome.state == "ended":
             LOG.info("the run is over")
             return 0
         if options.once:
             return 0
+        if outcome.state == "stale":
+            time.sleep(1.0)
 
 
 def _audited(options: argparse.Namespace) -> int:

@@ -269,4 +269,8 @@ def _called(path: Path, function: str) -> Any:
     spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
         raise DataError(f"{path} must have a function {function!r}.")
-    return getattr(module, function)()
+    try:
+        return getattr(module, function)()
+    except Exception as error:  # whose words may hold a value
+        kind = type(error).__name__
+        raise DataError(f"{function} of {path} failed: {kind}; run it alone.") from None

@@ -21,6 +21,14 @@ class Refused(RuntimeError):
     """A vault does not take part; nothing was sent."""
 
 
+class TooSoon(Refused):
+    """A round comes too soon after the last one; a later one may not."""
+
+
+class Stale(RuntimeError):
+    """What a task names is not there any more: its round is over."""
+
+
 class Unreachable(RuntimeError):
     """The server cannot be reached now; later it may be."""
 

@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 
 from jaxfed.vault import _task
-from jaxfed.vault._errors import Rejected, Unreachable, WireError
+from jaxfed.vault._errors import Rejected, Stale, Unreachable, WireError
 from jaxfed.vault._visit import Ended
 
 _SECONDS = 30.0  # without a byte
@@ -58,7 +58,10 @@ class Http:
 
     def blob(self, digest: str, most: int) -> bytes:
         """Fetches a plan or a model."""
-        return self._good(*self._ask("GET", f"/v1/blob/{digest}", most))
+        status, data = self._ask("GET", f"/v1/blob/{digest}", most)
+        if status == 404:
+            raise Stale("the round is over")
+        return self._good(status, data)
 
     def report(self, data: bytes) -> str:
         """Sends a report; returns what became of it."""
@@ -74,7 +77,7 @@ class Http:
         self._connection = None
 
     def _good(self, status: int, data: bytes) -> bytes:
-        if status in (429, 500, 502, 503, 504):
+        if status in (408, 429, 500, 502, 503, 504):
             raise Unreachable(f"the server answered {status}; try again later.")
         if status != 200:
             words = data[:300].decode("ascii", "replace").strip()

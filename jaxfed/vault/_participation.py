@@ -22,7 +22,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxfed.vault._errors import Refused
+from jaxfed.vault._errors import Refused, TooSoon
 
 _APPLICATION = 0x6A787661
 _START = "0" * 64
@@ -192,17 +192,22 @@ def _check(task: Task, mine: list[Task], limits: Limits) -> None:
         )
         return
     apart = task.round - last.round
-    _require(apart >= limits.least_separation, "comes too soon after the last", task)
+    if apart < limits.least_separation:
+        raise TooSoon(_words("comes too soon after the last", task))
     rounds = len({one.round for one in mine})
     _require(rounds < limits.most_rounds, "is one more than is allowed", task)
 
 
 def _require(condition: bool, what: str, task: Task) -> None:
     if not condition:
-        raise Refused(
-            f"round {task.round} (attempt {task.attempt}) of run {task.run[:12]} "
-            f"{what}; this vault does not take part."
-        )
+        raise Refused(_words(what, task))
+
+
+def _words(what: str, task: Task) -> str:
+    return (
+        f"round {task.round} (attempt {task.attempt}) of run {task.run[:12]} {what}; "
+        "this vault does not take part."
+    )
 
 
 def _hash(previous: str, text: str, seed: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxfed.vault import _lattice, _noise, _policy, _rules, _signature, _task, _training
-from jaxfed.vault._errors import Refused, WireError
+from jaxfed.vault._errors import Refused, Stale, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._participation import Participation
 from jaxfed.vault._plan import Named, Plan
@@ -38,7 +38,11 @@ class Transport(Protocol):
         """
 
     def blob(self, digest: str, most: int) -> bytes:
-        """Fetches a plan or a model of at most so many bytes."""
+        """Fetches a plan or a model of at most so many bytes.
+
+        Raises:
+            Stale: it is not there any more.
+        """
 
     def report(self, data: bytes) -> str:
         """Sends a report; returns what became of it."""
@@ -102,8 +106,11 @@ class Vault:
         if data is None:
             return Outcome("waiting")
         task = _task.decode_task(data)
-        plan = self._plan(task, transport)
-        shared, groups = self._model(task, plan, transport)
+        try:
+            plan = self._plan(task, transport)
+            shared, groups = self._model(task, plan, transport)
+        except Stale:
+            return Outcome("stale", task.round)
         examples = self._read(tuple(plan.rows))
         size = len(next(iter(examples.values())))
         self._check(plan, size)

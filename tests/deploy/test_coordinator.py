@@ -20,7 +20,7 @@ from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
 from jaxfed.vault import _policy
-from jaxfed.vault._errors import Refused, WireError
+from jaxfed.vault._errors import Refused, TooSoon, WireError
 from jaxfed.vault._visit import Vault
 from tests.deploy.running import (
     CYCLIC,
@@ -420,6 +420,32 @@ def test_nothing_of_a_plan_runs_that_the_policy_refuses(opened, tmp_path, monkey
     with pytest.raises(Refused, match="floating-point operations"):
         taking_part(tmp_path, opened, policy=dear)
     assert not ran
+
+
+def test_a_round_that_closes_meanwhile_is_stale_and_no_error(opened, tmp_path):
+    class Late(transports.Memory):
+        def task(self, seconds):
+            found = super().task(seconds)
+            self._desk._open = None  # it closes while this vault fetches
+            return found
+
+    vault = Vault(lambda rows: arrays_of(0), POLICY, tmp_path / "late")
+    outcome = vault.visit(Late(opened.desk, NAMES[0]), seconds=1.0)
+    vault.close()
+    assert outcome.state == "stale"
+
+
+def test_an_owner_may_ask_for_more_distance(opened, tmp_path):
+    given = {"signers": POLICY.signers, "most_epsilon": 1e3, "least_separation": 2}
+    policy = _policy.checked(given)
+    for index, state in ((0, "accepted"), (1, None), (2, "accepted")):
+        tasks, model = opened._tasks(index, 0, opened._cohorts.of(0))
+        opened.desk.open(tasks, model, seconds=30.0, goal=8)
+        if state is None:
+            with pytest.raises(TooSoon, match="too soon"):
+                taking_part(tmp_path, opened, policy=policy)
+        else:
+            assert taking_part(tmp_path, opened, policy=policy).state == state
 
 
 def test_what_a_server_changes_on_the_way_is_refused(opened, tmp_path):

@@ -16,7 +16,7 @@ from jaxfed.deploy._pki import Authority
 from jaxfed.deploy._status import StatusPage
 from jaxfed.deploy.transports import _tls
 from jaxfed.vault import _task
-from jaxfed.vault._errors import Rejected, Unreachable, WireError
+from jaxfed.vault._errors import Rejected, Stale, Unreachable, WireError
 from jaxfed.vault._http import Http
 from jaxfed.vault._visit import Ended, Vault
 from tests.deploy.running import (
@@ -292,6 +292,13 @@ def test_a_report_that_drips_is_dropped_and_holds_up_nobody(running, pki, tmp_pa
         again = connected(server, pki)
         assert _status_of(again, "POST", "/v1/report", body=b"x" * 9) == 400
         again.close()
+
+
+def test_a_model_that_is_gone_is_stale(server, pki):
+    way = client(server, pki)
+    with pytest.raises(Stale):
+        way.blob("0" * 64, 100)
+    way.close()
 
 
 def test_waiting_for_a_task_ends_when_there_is_one(running, server, pki):

@@ -117,6 +117,14 @@ def test_wrong_files_are_refused(tmp_path):
             _data.columns_of(tmp_path / "columns.json")
 
 
+def test_a_function_that_fails_says_no_value(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(f"def rows():\n    raise ValueError('{SECRET}')\n")
+    with pytest.raises(DataError, match="failed: ValueError; run it alone") as caught:
+        _data.reader(f"{path}:rows")(ROWS)
+    assert SECRET not in str(caught.value)
+
+
 def test_a_table_name_is_no_sql(tmp_path):
     path = database(tmp_path)
     with pytest.raises(DataError, match="--table"):

@@ -1,7 +1,7 @@
 """In memory: vaults in threads of the coordinator's own process; what others equal."""
 
 from jaxfed.deploy._desk import Desk
-from jaxfed.vault._errors import Rejected
+from jaxfed.vault._errors import Rejected, Stale
 
 
 class Memory:
@@ -22,8 +22,10 @@ class Memory:
     def blob(self, digest: str, most: int) -> bytes:
         """Fetches a plan or a model."""
         found = self._desk.blob(self._client, digest)
-        if found is None or len(found) > most:
-            raise Rejected("there is no such plan or model now")
+        if found is None:
+            raise Stale("the round is over")
+        if len(found) > most:
+            raise Rejected("a plan or a model is too large")
         return found
 
     def report(self, data: bytes) -> str:
