@@ -80,10 +80,8 @@ class Releases:
         if model is None:
             return first
         template = self._at_rest(first)
-        leaves = self.store.model(model)
-        kept = jax.tree.unflatten(
-            jax.tree.structure(template), map(jnp.asarray, leaves)
-        )
+        leaves = [jnp.asarray(leaf) for leaf in self.store.model(model)]
+        kept = jax.tree.structure(template).unflatten(leaves)
         aggregator = self._privacy.resumed(
             self._params,
             kept["aggregator"],
