@@ -98,8 +98,8 @@ def prepare(folder):
         (folder / f"{name}.plan").write_bytes(plan)
         shared = jax.tree.leaves(algorithm.broadcast(algorithm.init(params)))
         arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(shared)}
-        np.savez(folder / f"{name}-model.npz", allow_pickle=False, **arrays)
-        np.savez(folder / f"{name}-data.npz", allow_pickle=False, **data)
+        np.savez(folder / f"{name}-model.npz", **arrays)
+        np.savez(folder / f"{name}-data.npz", **data)
     build(folder / "vault.pyz")
     return sizes
 

@@ -86,11 +86,11 @@ def _serve(given: argparse.Namespace) -> None:
     if "report" in config.run:
         history.report(config.path("run", "report"))
     if "output" in config.run:
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         tree.map_with_names(
             lambda name, leaf: arrays.update({name: np.asarray(leaf)}), history.params
         )
-        np.savez(config.path("run", "output"), allow_pickle=False, **arrays)
+        np.savez(config.path("run", "output"), **arrays)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -85,8 +85,10 @@ class Store:
     def keep_model(self, leaves: Sequence[Any]) -> str:
         """Writes a model, durably; returns its hash."""
         file = io.BytesIO()
-        arrays = {f"leaf_{i:05d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        np.savez(file, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {
+            f"leaf_{i:05d}": np.asarray(leaf) for i, leaf in enumerate(leaves)
+        }
+        np.savez(file, **arrays)
         data = file.getvalue()
         digest = _task.digest(data)
         self._write(f"{_MODEL}-{digest}.npz", data)
