@@ -82,7 +82,9 @@ def started(folder, processes, name, *arguments):
 
 def run(folder, processes):
     """Starts everything, and waits until the model is there."""
+    programs = str(Path(sys.executable).parent)  # Flower starts its own by name
     os.environ |= {
+        "PATH": programs + os.pathsep + os.environ.get("PATH", ""),
         "FLWR_HOME": str(folder / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -111,6 +113,7 @@ def run(folder, processes):
     until = time.monotonic() + 180
     while not (folder / "model.npz").exists():
         assert time.monotonic() < until, "Flower released no model within 3 minutes"
+        assert not any(one.poll() for one in processes), "one of Flower's programs died"
         time.sleep(0.5)
     time.sleep(1)
 
