@@ -140,6 +140,8 @@ def name(remedy: str, **named: Any) -> str:
     instance(str, remedy, **named)
     if not value.strip():
         raise ValueError(f"{what} must not be empty, got {value!r}; {remedy}.")
+    if not value.isprintable():  # terminals and reports show it
+        raise ValueError(f"{what} must be one printable line, got {value!r}; {remedy}.")
     return value
 
 

@@ -163,6 +163,12 @@ class Saver:
             if facts is not None:
                 if (facts["format"], facts["plan"]) != (_FORMAT, plan):
                     raise self.other_run()
+                if facts["round"] != rounds:
+                    raise ValueError(
+                        f"checkpoint {rounds} in {self._checkpoint.directory} must be "
+                        f"of round {rounds}, got that of round {facts['round']}; it "
+                        "was renamed: give it its own name again, or remove it."
+                    )
                 state = self._read(rounds, template, facts)
                 if state is not None:
                     self._remove(damaged)

@@ -76,6 +76,7 @@ class Resumable:
         noise_key: NoiseKey,
         *,
         rounds: int,
+        epsilon: Callable[[int], float | None],
     ) -> None:
         """Goes on from the newest checkpoint.
 
@@ -83,6 +84,7 @@ class Resumable:
             history: gets the records of its rounds.
             noise_key: the key that each of them was noised with.
             rounds: how many are asked for in all.
+            epsilon: what is spent after each, from 0, as it is known now.
 
         Raises:
             ValueError: the checkpoint is of another run, or has more rounds.
@@ -108,7 +110,10 @@ class Resumable:
         state = _devices.on_first(self._run.state)
         history.state = state.server
         history.params = self._algorithm.broadcast(state.server).params
-        history.rounds = [RoundRecord(**record) for record in saved.facts["records"]]
+        history.rounds = [
+            RoundRecord(**record | {"epsilon": epsilon(record["round"] - 1)})
+            for record in saved.facts["records"]
+        ]
         self._last, self.is_ended = saved.round, saved.facts["is_ended"]
 
     def save(self, history: History, *, now: bool, is_ended: bool = False) -> None:

@@ -109,7 +109,10 @@ def simulate(
             )
             resumable = Resumable(run, algorithm, params, saver, plan=plan)
             resumable.restore(
-                history, lambda index: noise_key(root, np.int32(index)), rounds=rounds
+                history,
+                lambda index: noise_key(root, np.int32(index)),
+                rounds=rounds,
+                epsilon=step.epsilon,
             )
         run_rounds(
             step, algorithm, run, history, watch, rounds=rounds, resumable=resumable

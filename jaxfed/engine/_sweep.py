@@ -25,6 +25,7 @@ from jaxfed.engine._simulate import (
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._sweep_table import Sweep
 from jaxfed.engine._swept import Build, Settings, swept
+from jaxfed.evaluation import Evaluation
 from jaxfed.typing import FederatedAlgorithm, Params
 
 _MODELS_A_SETTING = 8  # parameters, updates, sums, optimizer states, evaluation
@@ -81,6 +82,9 @@ def sweep(
     named = arguments.values_of(settings or {})
     roots = arguments.roots(seeds)
     evaluations = evaluations_of(evaluate)
+    for evaluation in evaluations:
+        if isinstance(evaluation, Evaluation):
+            evaluation.validate(rounds=rounds)
     first = {name: values[0] for name, values in named.items()}
     algorithm = arguments.checked_algorithm(build, first)
     mechanism = algorithm.aggregator

@@ -143,11 +143,13 @@ def train(
         run = Run(algorithm, data, arrays, params, paid.key(0), rounds, chosen)
         release = Release(algorithm, run, paid, ledger)
         resumable = None if saver is None else release.resumable(params, saver)
-        if resumable is not None:
-            resumable.restore(history, release.noise_key, rounds=rounds)
         step = Step(
             run=release.one_round, epsilon=lambda index: claim.epsilon(index + 1)
         )
+        if resumable is not None:
+            resumable.restore(
+                history, release.noise_key, rounds=rounds, epsilon=step.epsilon
+            )
         try:
             run_rounds(
                 step, algorithm, run, history, watch, rounds=rounds, resumable=resumable

@@ -49,7 +49,30 @@ def check(
             "it nobody knows whether this is the latest ledger."
             + (cut_off if len(entries) == 1 else "")
         )
+    fits = type(noted["entries"]) is int and type(noted["head"]) is str
+    if not fits or noted["entries"] < 1:
+        raise LedgerError(
+            f"the anchor {anchor} must hold a count of entries and a hash, got other "
+            "values; bring back a good copy of it."
+        )
     check_extends(entries, noted["entries"], noted["head"], where, by=str(anchor))
+
+
+def check_place(anchor: Path | None, ledger: Path) -> None:
+    """Refuses an anchor that would be written over a ledger's own files.
+
+    Raises:
+        LedgerError: it would.
+    """
+    if anchor is None:
+        return
+    own = {file.resolve() for file in _files.files_of(ledger)}
+    for place in (anchor, anchor.with_name(anchor.name + ".new")):
+        if place.resolve() in own:
+            raise LedgerError(
+                f"anchor must not be one of the ledger's own files, got {anchor}; name "
+                "a file of its own, best on another disk."
+            )
 
 
 def check_extends(

@@ -67,6 +67,8 @@ def checked_terms(
     """Returns the terms of a new ledger."""
     check.instance(bool, "pass True or False", adaptive=adaptive)
     check.instance(str, "say in a few words what it is for", purpose=purpose)
+    if purpose:
+        check.name("say in a few words what it is for", purpose=purpose)
     terms = Terms(
         epsilon=check.positive("pass for example epsilon=1.0", epsilon=epsilon),
         delta=check.open_probability("pass for example delta=1e-5", delta=delta),
@@ -196,6 +198,7 @@ class Book:
         elif kind == "charge":
             charge = _mechanism.charge_of(entry)
             mechanism = self.mechanisms[facts["mechanism"]]
+            mechanism.check_follows(charge)
             self.budget.spend(mechanism, charge.uses)
             mechanism.add(charge)
         elif kind == "model":

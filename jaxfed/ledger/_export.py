@@ -34,9 +34,22 @@ def write(path: Path, ledger: "Ledger") -> None:
                 f"{path} must not be one of the ledger's own files, got {place.name}; "
                 "name another place for what is exported."
             )
+    if path.exists() and not _is_export(path):
+        raise LedgerError(
+            f"{path} must be new, or an earlier export, got another file; name another "
+            "place, or remove it."
+        )
     text = json.dumps(document(ledger), indent=1, allow_nan=False) + "\n"
     with _files.writing(path):
         _files.replace(path, text)
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("what") == _WHAT
 
 
 def document(ledger: "Ledger") -> dict[str, Any]:

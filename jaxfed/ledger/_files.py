@@ -233,7 +233,7 @@ def read_json(path: Path, fields: tuple[str, ...]) -> dict[str, Any] | None:
     try:
         values = json.loads(text)
         is_whole = json_text(values).encode("ascii") == text
-    except ValueError:
+    except (ValueError, RecursionError):
         values, is_whole = {}, False
     if not (is_whole and isinstance(values, dict) and set(values) == set(fields)):
         raise LedgerError(

@@ -210,6 +210,8 @@ class Ledger:
             raise ValueError(
                 f"name must be new in this ledger, got {name!r}; give it another one."
             )
+        if isinstance(what, (list, tuple)) and not what:
+            raise ValueError("what is charged must be an event, got an empty list.")
         self._book.cost_of(what, 1)  # says first what is wrong with `what`
         rounds = getattr(what, "rounds", None) if rounds is None else rounds
         remedy = "pass how many releases you plan"

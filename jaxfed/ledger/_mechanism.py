@@ -101,7 +101,9 @@ class Mechanism:
         run = self.run or {}
         changed = [name for name in _SAME if run[name] != facts[name]]
         is_moved = run["execution"] != facts["execution"]
-        if is_moved and changed == ["program"]:  # other versions trace otherwise
+        before, now = run["execution"], facts["execution"]
+        has_moved = before.get("machine") != now.get("machine")
+        if has_moved and changed == ["program"]:  # other versions trace otherwise
             changed = []
         if changed:
             raise LedgerError(
@@ -110,6 +112,21 @@ class Mechanism:
                 "another name, which spends anew."
             )
         self.moved = facts if is_moved else None
+
+    def check_follows(self, charge: Charge) -> None:
+        """Checks that a charge is what its plan and the charges before it make it.
+
+        Raises:
+            ValueError: it is not.
+        """
+        latest = self.latest(charge.round)
+        attempt = 0 if latest is None else latest.attempt + 1
+        fits = type(charge.round) is int and charge.round >= 0
+        if not fits or (charge.attempt, charge.uses) != (
+            attempt,
+            self.next_uses(charge.round),
+        ):
+            raise ValueError("a charge does not follow from its plan")
 
     def add(self, charge: Charge) -> None:
         """Counts a release."""

@@ -35,6 +35,7 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
     Raises:
         LedgerError: something is in its place, or it cannot be written.
     """
+    _anchor.check_place(anchor, where)
     for place in filter(None, (where, anchor)):
         _files.checked_folder(place)
         if place.exists():
@@ -65,6 +66,7 @@ def open_(where: Path, anchor: Path | None, *, read_only: bool) -> Opened:
     Raises:
         LedgerError: it is missing, changed, older than its anchor, or in use.
     """
+    _anchor.check_place(anchor, where)
     with contextlib.ExitStack() as exits:
         owner = None
         if not read_only and where.is_file():  # if it is not, that is said first

@@ -40,7 +40,7 @@ def show(book: Book, *, where: str, last: int | None, console: Console) -> None:
         f"Entries   {len(book.entries)}",
         f"Head      {book.head}",
     ]
-    text = [Text(line, overflow="fold") for line in lines]
+    text = [Text(printable(line), overflow="fold") for line in lines]
     tables = [mechanisms(book)] + ([entries(book, last)] if last != 0 else [])
     console.print(Group(*text, *tables))
 
@@ -65,7 +65,7 @@ def mechanisms(book: Book) -> Table:
             words += f"; a client is in one of every {cost.every:,}"
         done = f"{len(mechanism.charges):,}"
         # as text, since names may hold what Rich takes for markup
-        table.add_row(Text(mechanism.name), done, planned, left, Text(words))
+        table.add_row(Text(printable(mechanism.name)), done, planned, left, Text(words))
     return table
 
 
@@ -79,9 +79,14 @@ def entries(book: Book, last: int | None) -> Table:
     table.add_column("what", overflow="fold")
     table.add_column("hash", no_wrap=True)
     for entry in chosen:
-        what = Text(_what(entry, book))
+        what = Text(printable(_what(entry, book)))
         table.add_row(str(entry.number), entry.time, what, entry.hash[:12])
     return table
+
+
+def printable(text: str) -> str:
+    """Returns text that cannot command a terminal, whoever wrote the ledger."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_words(values: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ class Store:
         self.path, self.mode = path, mode
         self._process, self.mutex = os.getpid(), threading.RLock()
         self.failed: str | None = None
+        self._in_place: list[os.stat_result] = []
         self.is_closed = self._is_at_rest = False
         if mode == "create" and path.exists():
             raise LedgerError(
@@ -51,6 +52,8 @@ class Store:
             self._connection = self._connect()
         try:
             with self.errors("opened"):
+                if mode != "read":
+                    self._in_place.append(os.stat(path))
                 self._steadily(self._prepare)
         except BaseException:
             self._connection.close()
@@ -91,15 +94,37 @@ class Store:
             with self.errors("locked"):
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._check_in_place()
                 yield
                 self.failed = "it was interrupted"
                 with self.errors("written"):
                     self._connection.execute("COMMIT")
+                self._check_in_place()
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
                 raise
+
+    def _check_in_place(self) -> None:
+        """Refuses to go on when the open files are no longer those with their names.
+
+        What is written to a file that was removed is lost with the process.
+        """
+        log = self.path.with_name(self.path.name + "-wal")
+        try:
+            found = [os.stat(self.path), os.stat(log)]
+        except OSError:
+            found = []
+        self._in_place += found[len(self._in_place) :]
+        if not found or not all(map(os.path.samestat, found, self._in_place)):
+            self.failed = "its file or log was moved, removed or replaced while in use"
+            raise LedgerError(
+                f"{self.path} must stay in place with its log while it is in use, but "
+                "was moved, removed or replaced; nothing was released. What was spent "
+                "since may be lost: bring back the files that were there, and open it "
+                "again."
+            )
 
     def settled(self) -> None:
         """Takes note that all who keep account of the last commit know of it."""

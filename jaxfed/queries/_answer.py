@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """A released value that knows what it cost; all of it is public.
+    """A value with noise that knows what it cost; public where `private` is True.
 
     Whatever is computed from it costs nothing more.
     """
@@ -29,6 +29,9 @@ class Answer:
     """Like `value`: of the noise alone, not of who was sampled."""
     privacy: Central
     """The mechanism that released it."""
+    private: bool
+    """Whether a ledger paid for it. If not, its noise can be computed again from its
+    key: it is a simulation, and no release."""
 
     @property
     def event(self) -> "DpEvent":
@@ -43,7 +46,8 @@ class Answer:
         return self.privacy.epsilon(rounds=1)
 
     def __repr__(self) -> str:
-        return f"Answer({self.query}: {self.value}; {self.cost()})"
+        simulated = "" if self.private else ", simulated"
+        return f"Answer({self.query}: {self.value}; {self.cost()}{simulated})"
 
     def cost(self) -> str:
         """Returns one clause that says what the answer cost."""

@@ -62,6 +62,13 @@ class PrivateEvaluation(Evaluation):
         Raises:
             ValueError: they are not, or another one or none pays.
         """
+        if ledger is None and self.ledger is not None:
+            raise ValueError(
+                "evaluate must not be paid by a ledger in a simulation, got one that "
+                f"{self.ledger.path.name!r} pays: it would release what it finds in "
+                "models that nothing protects; pass queries.evaluation(..., key="
+                "jaxfed.keys.simulated(seed)), or run jaxfed.train."
+            )
         wanted = math.ceil(rounds / self.every)
         if wanted > self.looks:
             raise ValueError(
@@ -113,8 +120,9 @@ def evaluation(
     With a ledger it may be passed to `train`, with a key to `simulate`.
 
     Args:
-        metric_fn: `(params, rows) -> {name: one value per row}`. A client with NaN or
-            infinity in any counts as absent.
+        metric_fn: `(params, rows) -> {name: one value per row}`. It is called row by
+            row, each as a batch of one, as losses are: no row can change what is
+            measured of another. A client with NaN or infinity in any counts as absent.
         data: the clients to evaluate on; as many as the sampler counts.
         bounds: `{name: (lowest, highest)}` for each metric, by definition; values
             outside are clipped.
@@ -201,31 +209,35 @@ def _released(
         value=dict(zip(limits, column.from_units(found.value), strict=True)),
         standard_error=dict(zip(limits, errors, strict=True)),
         privacy=privacy,
+        private=isinstance(source, Paid),
     )
 
 
 def _stacked(metric_fn: MetricFunction, names: tuple[str, ...]) -> Callable[..., Any]:
-    """Returns `(params, rows) -> (num_rows, metrics)` float32, checked when traced."""
+    """Returns `(params, rows) -> (num_rows, metrics)` float32, checked when traced.
 
-    def predict(params: Params, rows: dict[str, jax.Array]) -> jax.Array:
-        found = metric_fn(params, rows)
+    Each row is measured alone. A metric that saw many could let one client's rows move
+    the values of all others, which no clip of its own contribution would cover.
+    """
+
+    def one(params: Params, row: dict[str, jax.Array]) -> jax.Array:
+        found = metric_fn(params, jax.tree.map(lambda a: a[None], row))
         if not isinstance(found, Mapping) or set(found) != set(names):
             got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
             raise ValueError(
                 f"metric_fn must return the metrics {sorted(names)} that have bounds, "
                 f"got {got}; name the same in both."
             )
-        count = len(next(iter(rows.values())))
         for name in names:
-            if jnp.shape(found[name]) != (count,):
+            if jnp.shape(found[name]) != (1,):
                 raise ValueError(
                     f"metric {name!r} must be one value per row, got shape "
-                    f"{jnp.shape(found[name])} for {count} rows; do not average."
+                    f"{jnp.shape(found[name])} for 1 row; do not average."
                 )
         columns = [jnp.asarray(found[name]).astype(jnp.float32) for name in names]
-        return jnp.stack(columns, axis=1)
+        return jnp.concatenate(columns)
 
-    return predict
+    return jax.vmap(one, in_axes=(None, 0))
 
 
 def _checked_bounds(given: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

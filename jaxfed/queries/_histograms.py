@@ -20,7 +20,7 @@ from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Array, Columns, array_of
-from jaxfed.queries._paid import source_of
+from jaxfed.queries._paid import Paid, source_of
 from jaxfed.queries._release import WEIGHTINGS, Clients, check_query, noisy_sums
 
 
@@ -87,6 +87,7 @@ def histogram(
         value=np.maximum(value, 0.0) if non_negative else value,
         standard_error=error,
         privacy=privacy,
+        private=isinstance(source, Paid),
     )
 
 

@@ -20,7 +20,7 @@ from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Bounded, Columns, bounded
-from jaxfed.queries._paid import Source, source_of
+from jaxfed.queries._paid import Paid, Source, source_of
 from jaxfed.queries._release import (
     WEIGHTINGS,
     Clients,
@@ -105,6 +105,7 @@ def mean(
         value=column.from_units(found.value),
         standard_error=_like(column, standard_error(found)),
         privacy=privacy,
+        private=isinstance(source, Paid),
     )
 
 
@@ -159,6 +160,7 @@ def moments(
         value=Moments(column.from_units(first), _like(column, deviation)),
         standard_error=Moments(_like(column, of_mean), _like(column, of_deviation)),
         privacy=privacy,
+        private=isinstance(source, Paid),
     )
 
 

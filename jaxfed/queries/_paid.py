@@ -79,6 +79,7 @@ def begun(paid: Paid, question: str, data: FederatedData, privacy: Central) -> P
         found = ahead
     else:
         found = known.get(name) or _planned_now(paid, privacy, name)
+        _check_looks(found, paid)
     return ledger.begin(
         found,
         plan=plan,
@@ -96,6 +97,11 @@ def _check_ahead(ahead: Mechanism, paid: Paid, privacy: Central) -> None:
             f"mechanism {paid.name!r} must cost what was planned, but this privacy "
             "object costs something else; pass the one it was planned with."
         )
+    _check_looks(ahead, paid)
+
+
+def _check_looks(mechanism: Mechanism, paid: Paid) -> None:
+    planned = mechanism.cost.rounds
     if paid.looks > planned:
         raise LedgerError(
             f"looks must be <= the {planned} that {paid.name!r} was planned for, got "

@@ -31,7 +31,7 @@ from jaxfed.queries._answer import Answer
 from jaxfed.queries._columns import Columns, bounded
 from jaxfed.queries._histograms import counts
 from jaxfed.queries._means import question
-from jaxfed.queries._paid import source_of
+from jaxfed.queries._paid import Paid, source_of
 from jaxfed.queries._release import WEIGHTINGS, Clients, check_query, noisy_sums
 
 _MOST_CELLS = 4096
@@ -111,6 +111,7 @@ def quantile(
         value=(middle + half * (2 * units - 1)).reshape(shape),
         standard_error=(half * 2 * errors).reshape(shape),
         privacy=privacy,
+        private=isinstance(source, Paid),
     )
 
 

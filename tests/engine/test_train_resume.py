@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 import signal
 
 import jax
@@ -523,3 +524,37 @@ def test_a_run_that_moves_there_and_back_pays_for_what_changed(data, tmp_path):
     entries = kinds(path)
     train(data, path, rounds=2, strategy=LOOP)
     assert kinds(path) == entries
+
+
+def test_a_renamed_checkpoint_is_refused(data, tmp_path):
+    """Its state would get the noise of another round, of a sum that was released."""
+    path, place = ledger(tmp_path), tmp_path / "checkpoint"
+    saving = jf.Checkpoint(directory=place, every=2, keep=5)
+    train(data, path, rounds=4, checkpoint=saving)
+    shutil.rmtree(place / "4")
+    (place / "2").rename(place / "1")
+    with pytest.raises(ValueError, match="must be of round 1, got that of round 2"):
+        train(data, path, rounds=4, checkpoint=saving)
+    (place / "1").rename(place / "2")
+    train(data, path, rounds=4, checkpoint=saving)
+
+
+def test_rounds_from_a_checkpoint_say_what_is_spent_now(data, tmp_path, monkeypatch):
+    path, place = ledger(tmp_path), tmp_path / "checkpoint"
+    with Ledger.open(path) as opened:
+        opened.plan(ADAPTIVE, rounds=12, name="training")
+    first = train(data, path, checkpoint=place)
+    with monkeypatch.context() as patch:
+        replaying_otherwise(patch)
+        again = train(data, path)
+    last = train(data, path, checkpoint=place)
+    assert first.epsilon < again.epsilon == last.epsilon
+    assert last.ledger.epsilon == pytest.approx(last.epsilon, rel=1e-6)
+
+
+def test_another_program_is_refused_whatever_the_strategy(data, tmp_path):
+    path = ledger(tmp_path)
+    train(data, path, rounds=2)
+    local = jf.clients.sgd(another_loss, optax.sgd(0.1), epochs=1, batch_size=2)
+    with pytest.raises(LedgerError, match="its code"):
+        train(data, path, averaging(local=local), rounds=2, strategy=LOOP)

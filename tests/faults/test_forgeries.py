@@ -30,6 +30,10 @@ EDITS = {
         "UPDATE entries SET text = replace(text, '\"uses\":1', '\"uses\":0') "
         "WHERE number = 50"
     ],
+    "another subject": [
+        'UPDATE entries SET text = replace(text, \'"about":""\', '
+        '\'"about":"x"\') WHERE number = 50'
+    ],
     "another kind of value": ["UPDATE entries SET text = CAST(text AS BLOB)"],
     "no first entry": ["DELETE FROM entries WHERE number = 0"],
 }
@@ -80,7 +84,7 @@ def test_a_chain_computed_anew_needs_the_secret(copy, edit):
 def test_rows_without_their_mac_would_be_noticed(closed, quick_path, monkeypatch):
     """The power: without the secret's MAC a forged chain is believed."""
     folder = shutil.copytree(closed, quick_path / "copy")
-    edited(folder, *EDITS["spend less"])
+    edited(folder, *EDITS["another subject"])
     rechained(folder)
     resealed(folder)
     monkeypatch.setattr(_rows.hmac, "compare_digest", lambda a, b: True)

@@ -180,3 +180,16 @@ def test_a_permit_holds_no_secret_of_the_ledger(path, tmp_path):
     held = [v for permit in (one, two) for v in vars(permit).values()]
     assert secret not in held
     assert one._secret != two._secret
+
+
+def test_an_export_takes_no_other_file(path, tmp_path, capsys):
+    """Another ledger, its secret, or an anchor would be gone."""
+    other = tmp_path / "other.db"
+    Ledger.create(other, epsilon=1.0, delta=1e-5).close()
+    for place in (other, tmp_path / "other.db-secret", tmp_path / "other.db-seal"):
+        before = place.read_bytes()
+        assert main(["export", str(path), str(place)]) == 1
+        assert "must be new, or an earlier export" in capsys.readouterr().err
+        assert place.read_bytes() == before
+    for _ in range(2):
+        assert main(["export", str(path), str(tmp_path / "exported.json")]) == 0

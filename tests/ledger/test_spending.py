@@ -6,7 +6,9 @@ import hashlib
 import pickle
 
 import dp_accounting
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxfed as jf
@@ -98,7 +100,7 @@ def test_a_run_goes_on_with_its_own_program(ledger):
     entries = len(ledger.history())
     ledger.begin(plan, **RUN)
     assert len(ledger.history()) == entries
-    moved = RUN | {"execution": {"jax": "newer"}}
+    moved = RUN | {"execution": {"machine": {"jax": "newer"}}}
     for part, value in (("plan", "1" * 64), ("inputs", b"other")):
         with pytest.raises(LedgerError, match="must go on as it began"):
             ledger.begin(plan, **moved | {part: value})
@@ -111,7 +113,7 @@ def test_a_run_goes_on_with_its_own_program(ledger):
     assert not run.is_moved
 
 
-@pytest.mark.parametrize("changes", [{"execution": {"jax": "newer"}}, {}])
+@pytest.mark.parametrize("changes", [{"execution": {"machine": {"jax": "newer"}}}, {}])
 def test_equal_sums_of_two_programs_do_not_show_as_equal(ledger, changes):
     """Or whether they are would be told for nothing."""
     plan = ledger.plan(central(CYCLIC), rounds=8, name="training")
@@ -300,3 +302,145 @@ def test_an_evaluation_takes_its_place_when_it_is_made(ledger):
     for evaluation in (second, first):
         evaluation(np.float32(1))
     assert [len(m.charges) for m in ledger.mechanisms] == [1, 1]
+
+
+def lost(path, how):
+    if how == "removed":
+        path.unlink()
+    elif how == "moved":
+        path.rename(path.with_name("elsewhere"))
+    elif how == "replaced":
+        copy_of = path.with_name("copy")
+        copy_of.write_bytes(path.read_bytes())
+        copy_of.replace(path)
+    else:
+        path.with_name(path.name + "-wal").unlink()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "log removed"])
+def test_a_file_that_is_taken_away_permits_nothing(how, tmp_path):
+    """What is written to it would be gone with the process."""
+    path = tmp_path / "b.db"
+    opened = Ledger.create(path, epsilon=9.0, delta=1e-3)
+    plan = opened.plan(central(CYCLIC), rounds=8)
+    opened.charge(plan.name)
+    lost(path, how)
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="moved, removed or replaced"):
+            opened.charge(plan.name)
+    opened.close()
+    assert not path.with_name("b.db-seal").exists()
+
+
+@pytest.mark.parametrize("name", ["b.db", "b.db-secret", "b.db-seal", "b.db-wal"])
+def test_an_anchor_has_a_file_of_its_own(name, tmp_path):
+    with pytest.raises(LedgerError, match="anchor must not be one of the ledger's own"):
+        Ledger.create(
+            tmp_path / "b.db", epsilon=9.0, delta=1e-3, anchor=tmp_path / name
+        )
+    assert not list(tmp_path.iterdir())
+    Ledger.create(
+        tmp_path / "b.db", epsilon=9.0, delta=1e-3, anchor=tmp_path / "anchor"
+    ).close()
+    before = {place: place.read_bytes() for place in tmp_path.iterdir()}
+    with pytest.raises(LedgerError, match="anchor must not be one of the ledger's own"):
+        Ledger.open(tmp_path / "b.db", anchor=tmp_path / name)
+    assert {place: place.read_bytes() for place in tmp_path.iterdir()} == before
+
+
+def test_a_charge_is_for_something(ledger):
+    for charge in (ledger.charge, ledger.plan):
+        with pytest.raises(ValueError, match="must be an event, got an empty list"):
+            charge([])
+    assert len(ledger.history()) == 1
+
+
+def test_words_in_a_ledger_are_one_line(ledger, tmp_path):
+    for word in ("a\nb", "\x1b[2J", "\u202e"):
+        with pytest.raises(ValueError, match="must be one printable line"):
+            ledger.plan(central(CYCLIC), rounds=8, name=word)
+        with pytest.raises(ValueError, match="must be one printable line"):
+            Ledger.create(tmp_path / "n.db", epsilon=1.0, delta=1e-5, purpose=word)
+    assert not (tmp_path / "n.db").exists()
+
+
+@pytest.mark.parametrize("field", ["uses", "attempt", "round"])
+def test_a_charge_follows_from_its_plan(field, tmp_path, monkeypatch):
+    """Also of whoever has the secret: a reader sees that entries do not add up."""
+    with Ledger.create(tmp_path / "b.db", epsilon=9.0, delta=1e-3) as opened:
+        plan = opened.plan(central(CYCLIC), rounds=8)
+        writer, mechanism = opened._writer, plan.number
+        facts = {
+            **{"mechanism": mechanism, "round": 0, "attempt": 0, "uses": 1},
+            **{"about": "", "commitment": ""},
+        }
+        facts[field] = {"uses": 0, "attempt": 3, "round": -1}[field]
+        with (
+            pytest.raises(ValueError, match="does not follow"),
+            writer.transaction() as written,
+        ):
+            writer.append(written, "charge", facts)
+    with pytest.raises(LedgerError, match="does not follow from what is before it"):
+        Ledger.open(tmp_path / "b.db", read_only=True)
+
+
+def test_more_looks_than_were_planned_are_refused(ledger):
+    values = np.linspace(0, 1, 80)
+    looking(values, ledger, looks=2)
+    with pytest.raises(LedgerError, match="looks must be <= the 2"):
+        looking(values, ledger, looks=3)
+
+
+def test_an_answer_says_whether_it_was_paid(ledger):
+    data = data_of(np.linspace(0, 1, 80))
+    asked = {"lower": 0.0, "upper": 1.0, "privacy": MEAN}
+    paid = jf.queries.mean(data, "x", ledger=ledger, **asked)
+    looked = jf.queries.mean(data, "x", key=jf.keys.simulated(1), **asked)
+    assert (paid.private, looked.private) == (True, False)
+    assert "simulated" not in repr(paid)
+    assert "simulated" in repr(looked)
+
+
+def test_a_simulation_takes_no_evaluation_that_a_ledger_pays(ledger):
+    """It would release what it finds in models without noise."""
+    data = data_of(np.linspace(0, 1, 80))
+    local = jf.clients.sgd(
+        lambda params, batch, key: (((batch["x"] - params) ** 2).mean(), {}),
+        optax.sgd(0.1),
+        epochs=1,
+        batch_size=2,
+    )
+    nothing = jf.privacy.none(sampling=jf.sampling.Full(population=40))
+    algorithm = jf.algorithms.fedavg(local, nothing)
+    options = {
+        "params": jnp.float32(0),
+        "rounds": 1,
+        "evaluate": looking(np.linspace(0, 1, 80), ledger),
+    }
+    entries = len(ledger.history())
+    with pytest.raises(ValueError, match="must not be paid by a ledger in a simul"):
+        jf.simulate(algorithm, data, seed=0, progress=False, **options)
+    with pytest.raises(ValueError, match="must not be paid by a ledger in a simul"):
+        jf.sweep(lambda: algorithm, data, seeds=[0], **options)
+    assert len(ledger.history()) == entries
+
+
+def test_a_metric_sees_one_row_at_a_time(ledger):
+    """Or one client's rows could move the values of all the others."""
+    values = np.linspace(0, 1, 80)
+    seen = []
+
+    def centred(params, rows):
+        seen.append(rows["x"].shape)
+        return {"x": rows["x"] - rows["x"].mean() + params}
+
+    evaluate = jf.queries.evaluation(
+        centred,
+        data_of(values),
+        bounds={"x": (0, 1)},
+        privacy=dataclasses.replace(MEAN, noise=jf.noise.Gaussian(multiplier=0.05)),
+        looks=1,
+        key=jf.keys.simulated(0),
+    )
+    assert evaluate(jnp.float32(0.5))["x"] == pytest.approx(0.5, abs=0.05)
+    assert set(seen) == {(1,)}

@@ -151,7 +151,7 @@ CASES = {
     ),
     "a mean": (
         evaluation(lambda p, r: {"square": r["x"].mean()}, look=True),
-        r"metric 'square' must be one value per row, got shape \(\) for 6 rows",
+        r"metric 'square' must be one value per row, got shape \(\) for 1 row",
     ),
     "nothing spent": (
         ask(queries.composed_epsilon, [], delta=1e-3),
