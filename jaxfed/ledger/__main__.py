@@ -37,6 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     except LedgerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as e:
+        kind = type(e).__name__
+        print(
+            f"error: {given.path} must hold what a ledger holds, got other values "
+            f"({kind}); they were not written by this library.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -51,7 +59,8 @@ def _show(given: argparse.Namespace) -> None:
 
 
 def _verify(given: argparse.Namespace) -> None:
-    _, found = _read(given.path, given.anchor)
+    book, found = _read(given.path, given.anchor)
+    book.check_budget()
     print(f"{given.path}: {found.entries} entries, each as it was written")
     if found.is_sealed:
         print("the whole file is as it was when it was closed")

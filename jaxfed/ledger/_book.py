@@ -199,6 +199,7 @@ class Book:
             charge = _mechanism.charge_of(entry)
             mechanism = self.mechanisms[facts["mechanism"]]
             mechanism.check_follows(charge)
+            self.budget.check(mechanism, charge.uses)
             self.budget.spend(mechanism, charge.uses)
             mechanism.add(charge)
         elif kind == "model":
@@ -206,6 +207,23 @@ class Book:
         elif kind != "ledger":
             raise self._unknown(f"an entry of kind {kind!r}")
         self.entries.append(entry)
+
+    def check_budget(self) -> None:
+        """Checks that all that was spent, and all that was planned, is in the budget.
+
+        Raises:
+            LedgerError: it is more.
+        """
+        budget = self.budget
+        total = budget.epsilon()
+        if isinstance(budget, Planned):
+            total = max(total, budget.planned_epsilon())
+        if not total <= self.terms.epsilon * (1 + 1e-6):  # of other versions' grids
+            raise LedgerError(
+                f"{self._where} must keep to its budget of epsilon "
+                f"{self.terms.epsilon:g}, got plans or releases of {total:.6g}; "
+                "whoever wrote it had the secret and did not use this library."
+            )
 
     def _unknown(self, what: str) -> LedgerError:
         return LedgerError(

@@ -1,5 +1,7 @@
 """The command line and the API refuse wrong files with one clear sentence."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -193,3 +195,46 @@ def test_an_export_takes_no_other_file(path, tmp_path, capsys):
         assert place.read_bytes() == before
     for _ in range(2):
         assert main(["export", str(path), str(tmp_path / "exported.json")]) == 0
+
+
+def rewritten(path, change):
+    """An export whose chain is whole, as only a holder of the secret could write it."""
+    document = json.loads(path.read_text())
+    entries = [json.loads(entry["text"]) for entry in document["entries"]]
+    change(entries)
+    previous = "0" * 64
+    document["entries"] = []
+    for number, values in enumerate(entries):
+        values |= {"number": number, "previous": previous}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        previous = hashlib.sha256(text.encode()).hexdigest()
+        document["entries"].append({"text": text, "hash": previous})
+    path.write_text(json.dumps(document | {"head": previous}))
+
+
+LIES = {
+    "nothing": (lambda rows: None, 0),
+    "too little noise": (lambda rows: rows[1]["event"].update(noise_multiplier=0.1), 1),
+    "more than planned": (lambda rows: rows.extend(3 * [dict(rows[2])]), 1),
+    "no use": (lambda rows: rows[2].update(uses=0), 1),
+    "a word for epsilon": (lambda rows: rows[0].update(epsilon="x"), 1),
+    "a word for noise": (lambda rows: rows[1]["event"].update(noise_multiplier="x"), 1),
+    "a number for words": (lambda rows: rows[0].update(purpose=5), None),
+    "a new unit": (lambda rows: rows[0].update(unit="dog"), None),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_auditor_sees_what_does_not_add_up(lie, path, tmp_path, capsys):
+    change, wanted = LIES[lie]
+    exported = tmp_path / "exported.json"
+    assert main(["export", str(path), str(exported)]) == 0
+    rewritten(exported, change)
+    for command in ("verify", "show"):
+        capsys.readouterr()
+        code = main([command, str(exported)])
+        shown = capsys.readouterr()
+        assert code in (0, 1)
+        assert shown.err.startswith("error: ") == bool(code)
+        if command == "verify" and wanted is not None:
+            assert code == wanted, shown
