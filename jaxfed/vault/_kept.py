@@ -14,7 +14,7 @@ import numpy as np
 from jaxfed.vault import _wire
 from jaxfed.vault._errors import Refused, WireError
 from jaxfed.vault._plan import Plan
-from jaxfed.vault._task import Task
+from jaxfed.vault._task import Task, report_types
 from jaxfed.vault._types import Type
 
 
@@ -35,7 +35,8 @@ class Kept:
             Refused: it was damaged.
         """
         expected = _types(plan)
-        found = [place for place in self._files(task) if _round(place) < task.round]
+        files = self._files("kept", task)
+        found = [place for place in files if _round(place) < task.round]
         if not expected or not found:
             return list(plan.start)
         try:
@@ -55,8 +56,38 @@ class Kept:
         """
         if not plan.kept:
             return
-        data = _wire.encode(dict(zip(_types(plan), values)), {})
-        place = self._folder / f"kept-{task.run[:16]}-{task.round:08d}"
+        self._write("kept", task, _wire.encode(dict(zip(_types(plan), values)), {}))
+
+    def report(self, task: Task, plan: Plan) -> list[np.ndarray] | None:
+        """Returns what was already computed to be sent in a round, if it was.
+
+        Raises:
+            Refused: it was damaged.
+        """
+        place = self._place("report", task)
+        if not place.exists():
+            return None
+        expected = report_types(plan.update, counts=False)
+        try:
+            arrays, _ = _wire.decode(place.read_bytes(), expected)
+        except (OSError, WireError) as error:
+            raise Refused(
+                f"{place} must hold the report of round {task.round}: {error}; bring "
+                "back a copy. Another report of the round would tell more."
+            ) from None
+        return [arrays[f"update/{one.name}"] for one in plan.update]
+
+    def keep_report(self, task: Task, plan: Plan, values: Sequence[np.ndarray]) -> None:
+        """Keeps a report durably before it is sent: a round has one, whatever changes.
+
+        Raises:
+            Refused: it could not be written.
+        """
+        names = [f"update/{one.name}" for one in plan.update]
+        self._write("report", task, _wire.encode(dict(zip(names, values)), {}))
+
+    def _write(self, kind: str, task: Task, data: bytes) -> None:
+        place = self._place(kind, task)
         draft = place.with_suffix(".new")
         try:
             with open(draft, "wb") as file:
@@ -64,15 +95,18 @@ class Kept:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, place)
-            for old in self._files(task)[:-2]:
+            for old in self._files(kind, task)[:-2]:
                 old.unlink()
         except OSError as error:
             raise Refused(
                 f"{place} could not be written: {error.strerror}; nothing was sent."
             ) from None
 
-    def _files(self, task: Task) -> list[Path]:
-        return sorted(self._folder.glob(f"kept-{task.run[:16]}-????????"))
+    def _place(self, kind: str, task: Task) -> Path:
+        return self._folder / f"{kind}-{task.run[:16]}-{task.round:08d}"
+
+    def _files(self, kind: str, task: Task) -> list[Path]:
+        return sorted(self._folder.glob(f"{kind}-{task.run[:16]}-????????"))
 
 
 def _round(place: Path) -> int:

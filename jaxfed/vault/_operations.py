@@ -7,6 +7,7 @@ an operation means.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ class Operation(NamedTuple):
     """How many; None for any number, at least one."""
     flops: Callable[[list[Type], list[Type], dict[str, Any]], int] | None = None
     """What it costs; one for each element of its results if None."""
+    scratch: Callable[[list[Type], dict[str, Any]], int] | None = None
+    """How many bytes it takes beside operands and results; few if None."""
 
 
 def read(name: Any, given: Any) -> tuple[Operation, dict[str, Any]]:
@@ -110,8 +113,42 @@ def _shift(left: bool, signed: bool) -> Operation:
 
 def _reduced(infer: Any, function: Any) -> Operation:
     return Operation(
-        infer, lambda x, axes: np.asarray(function(x, axis=axes)), attributes=_AXES
+        infer,
+        lambda x, axes: np.asarray(function(x, axis=axes)),
+        attributes=_AXES,
+        flops=_of_operand,
     )
+
+
+def _of_operand(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    return sum(one.size for one in inputs)
+
+
+def _an_element(size: int) -> Callable[[list[Type], Any], int]:
+    return lambda inputs, given: size * sum(one.size for one in inputs)
+
+
+def _drawn(inputs: list[Type], given: Any) -> int:
+    keys = max(1, math.prod(inputs[0].shape[:-1]))
+    return 48 * keys * math.prod(given["shape"])
+
+
+def _padded(inputs: list[Type], given: Any) -> int:
+    """Of `_arrays.pad`, which spreads, cuts and pads."""
+    one = inputs[0]
+    sizes = list(one.shape)
+    if "config" in given:
+        edges = [(max(0, c[0]), max(0, c[1]), c[2]) for c in given["config"]]
+    elif "lhs" in given:
+        spatial = given["lhs"][2:]
+        edges = [(0, 0, 0)] * one.rank
+        for d, pair, by in zip(spatial, given["padding"], given["lhs_dilation"]):
+            edges[d] = (max(0, pair[0]), max(0, pair[1]), by - 1)
+    else:
+        edges = [(max(0, p[0]), max(0, p[1]), 0) for p in given["padding"]]
+    for d, (low, high, between) in enumerate(edges):
+        sizes[d] += low + high + max(0, sizes[d] - 1) * between
+    return 16 * math.prod(sizes)
 
 
 def _placed(function: Any) -> Operation:
@@ -125,13 +162,24 @@ def _placed(function: Any) -> Operation:
 def _windows(function: Any, start: float) -> Operation:
     run = functools.partial(products.reduce_window, function, start)
     return Operation(
-        wide.reduce_window, run, attributes=_WINDOW, flops=wide.flops_of_windows
+        wide.reduce_window,
+        run,
+        attributes=_WINDOW,
+        flops=wide.flops_of_windows,
+        scratch=_padded,
     )
 
 
 def _scattered(adds: bool) -> Operation:
     run = functools.partial(products.scatter, adds=adds)
-    return Operation(wide.scatter, run, attributes=_SCATTER, operands=3)
+    return Operation(
+        wide.scatter,
+        run,
+        attributes=_SCATTER,
+        operands=3,
+        flops=_of_operand,
+        scratch=_an_element(16),
+    )
 
 
 TABLE: dict[str, Operation] = {
@@ -161,6 +209,7 @@ TABLE: dict[str, Operation] = {
         _CONVOLUTION,
         operands=2,
         flops=wide.flops_of_convolution,
+        scratch=_padded,
     ),
     "convert_element_type": Operation(shapes.convert, arrays.convert, _DTYPE),
     "cos": Operation(shapes.floats, np.cos),
@@ -188,8 +237,8 @@ TABLE: dict[str, Operation] = {
         shapes.dynamic_update_slice, arrays.dynamic_update_slice, operands=None
     ),
     "eq": Operation(shapes.compared, np.equal, operands=2),
-    "erf": Operation(shapes.floats, arrays.erf),
-    "erf_inv": Operation(shapes.floats, arrays.erf_inv),
+    "erf": Operation(shapes.floats, arrays.erf, scratch=_an_element(48)),
+    "erf_inv": Operation(shapes.floats, arrays.erf_inv, scratch=_an_element(32)),
     "exp": Operation(shapes.floats, np.exp),
     "expm1": Operation(shapes.floats, np.expm1),
     "floor": Operation(shapes.floats, np.floor),
@@ -213,6 +262,7 @@ TABLE: dict[str, Operation] = {
         arrays.iota,
         {**_SHAPE, **_DTYPE, "dimension": types.natural},
         operands=0,
+        scratch=lambda inputs, given: 16 * given["shape"][given["dimension"]],
     ),
     "is_finite": Operation(shapes.predicate, np.isfinite),
     "le": Operation(shapes.compared, np.less_equal, operands=2),
@@ -227,13 +277,19 @@ TABLE: dict[str, Operation] = {
     "neg": Operation(shapes.numbers, np.negative),
     "not": Operation(shapes.whole, np.invert),
     "or": Operation(shapes.whole, np.bitwise_or, operands=2),
-    "pad": Operation(shapes.pad, arrays.pad, {"config": types.pairs}, operands=2),
+    "pad": Operation(
+        shapes.pad, arrays.pad, {"config": types.pairs}, operands=2, scratch=_padded
+    ),
     "pow": Operation(
         shapes.power, lambda x, y: np.power(x, y.astype(x.dtype)), operands=2
     ),
-    "random_bits": Operation(wide.random_bits, arrays.random_bits, _SHAPE),
+    "random_bits": Operation(
+        wide.random_bits, arrays.random_bits, _SHAPE, scratch=_drawn
+    ),
     "random_fold_in": Operation(wide.random_fold_in, arrays.random_fold_in, operands=2),
-    "random_split": Operation(wide.random_split, arrays.random_split, _SHAPE),
+    "random_split": Operation(
+        wide.random_split, arrays.random_split, _SHAPE, scratch=_drawn
+    ),
     "reduce_and": _reduced(shapes.decided, np.all),
     "reduce_max": _reduced(shapes.extreme, np.max),
     "reduce_min": _reduced(shapes.extreme, np.min),
@@ -272,6 +328,7 @@ TABLE: dict[str, Operation] = {
         _WINDOW,
         operands=2,
         flops=wide.flops_of_windows,
+        scratch=_padded,
     ),
     "select": Operation(shapes.select, np.where, operands=3),
     "shift_left": _shift(left=True, signed=False),

@@ -71,6 +71,8 @@ class Participation:
     def __init__(self, path: Path):
         self._path = path
         with self._errors():
+            path.touch(mode=0o600)
+            path.chmod(0o600)  # the seeds of noise are in it
             self._connection = sqlite3.connect(
                 str(path), isolation_level=None, timeout=30
             )

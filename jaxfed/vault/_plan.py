@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import zlib
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,10 @@ _FIELDS = {
     *("shared", "kept", "start", "carry", "update", "metrics", "rows", "batching"),
     *("check", "rules"),
 }
+_UNTYPED = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(RecursionError, TypeError, ValueError),
+)
 _BATCHING = {"batch_size", "epochs", "steps"}
 KEY, COUNT, WEIGHT = Type("uint32", (2,)), Type("int32", ()), Type("float32", ())
 
@@ -72,6 +78,10 @@ class Plan:
     """
 
     def __init__(self, data: bytes, *, most_bytes: int = MOST_BYTES):
+        with _typed():
+            self._fill(data, most_bytes)
+
+    def _fill(self, data: bytes, most_bytes: int) -> None:
         text = _decompressed(data, most_bytes)
         self.document = given = _read(text)
         self.hash = hashlib.sha256(text).hexdigest()
@@ -128,8 +138,20 @@ class Plan:
         names = type(wanted) is dict and set(wanted) == set(self.inputs)
         require(names, "a plan must say what its programs return")
         for name, inputs in self.inputs.items():
-            found = getattr(self, name)(*_made_up.arrays(inputs))
-            _made_up.compare(name, _made_up.summary(found), wanted[name])
+            with _typed():
+                found = getattr(self, name)(*_made_up.arrays(inputs))
+                _made_up.compare(name, _made_up.summary(found), wanted[name])
+
+
+@contextlib.contextmanager
+def _typed() -> Generator[None, None, None]:
+    """Turns whatever a hostile plan makes Python or NumPy say into a refusal."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except _UNTYPED as error:
+        raise PlanError(f"a plan cannot be run: {type(error).__name__}") from None
 
 
 def canonical(document: Any) -> bytes:

@@ -57,6 +57,7 @@ class Program:
         self._fixed: dict[int, Array] = {}
         self._code: list[Any] = []
         self._counts: dict[str, int] = {}
+        self._scratch: list[int] = []
         self._flops = self._calls = self._inner_bytes = 0
         self._inputs = _types.natural_numbers(given["inputs"])
         require(len(self._inputs) == len(inputs), "operands must fit a program")
@@ -108,6 +109,8 @@ class Program:
         self._counts[name] = self._counts.get(name, 0) + 1
         self._calls += 1
         self._code.append([run, operands, results, ()])
+        scratch = None if name in _NESTED else _operations.TABLE[name].scratch
+        self._scratch.append(0 if scratch is None else scratch(inputs, attributes))
 
     def _plain(self, name: Any, inputs: list[Type], given: Any) -> Any:
         operation, attributes = _operations.read(name, given)
@@ -168,7 +171,7 @@ class Program:
         peak = alive
         for place, line in enumerate(self._code):
             alive += sum(self._types[r].bytes for r in line[2])
-            peak = max(peak, alive)
+            peak = max(peak, alive + self._scratch[place])
             line[3] = tuple(dead.get(place, ()))
             alive -= sum(self._types[r].bytes for r in line[3])
         return peak + self._inner_bytes

@@ -81,6 +81,7 @@ def batches(
     width = batching.batch_size
     a_pass = -(-size // width)
     steps = a_pass * batching.epochs if batching.epochs else batching.steps or 0
+    steps = steps if size else 0
     shuffled = np.arange(0)
     for step in range(steps):
         number, place = divmod(step, a_pass)

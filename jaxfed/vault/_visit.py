@@ -161,6 +161,11 @@ class Vault:
         groups: list[_lattice.Group],
         seed: bytes,
     ) -> bytes:
+        assert plan.rules is not None
+        if plan.rules.is_local:
+            values = self._kept.report(task, plan)
+            if values is not None:  # one report a round, whatever changed meanwhile
+                return _task.encode_report(task, plan.update, values, None)
         kept = self._kept.before(task, plan)
         trained = _training.train(
             plan,
@@ -171,15 +176,15 @@ class Vault:
             order=task.order[0] << 32 | task.order[1],
             client=task.client,
         )
-        if plan.rules is not None and plan.rules.is_local:
+        if plan.rules.is_local:
             is_finite = all(bool(np.isfinite(a).all()) for a in trained.update)
             self._kept.after(task, plan, trained.kept if is_finite else kept)
             values = _noise.report(trained.update, plan.rules, seed)
+            self._kept.keep_report(task, plan, values)
             return _task.encode_report(task, plan.update, values, None)
         key = np.array(task.encoding, np.uint32)
         encoded = _lattice.encode(trained.update, groups, key)
         self._kept.after(task, plan, trained.kept if encoded.is_finite else kept)
-        assert plan.rules is not None
         levels = plan.rules.count_levels
         count = (levels if encoded.fits else -levels) if encoded.is_finite else 0
         return _task.encode_report(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,14 @@ import pytest
 import jaxfed as jf
 from jaxfed import keys
 from jaxfed.clipping import _lattice
-from jaxfed.deploy import Coordinator, Pace, RoundAbandoned, StoreError, transports
+from jaxfed.deploy import (
+    Coordinator,
+    Pace,
+    RoundAbandoned,
+    StoreError,
+    _begin,
+    transports,
+)
 from jaxfed.deploy import _releases as releasing
 from jaxfed.deploy._store import Store
 from jaxfed.engine import _run
@@ -21,6 +29,7 @@ from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
 from jaxfed.vault import _policy
 from jaxfed.vault._errors import Refused, TooSoon, WireError
+from jaxfed.vault._plan import canonical, compressed
 from jaxfed.vault._visit import Vault
 from tests.deploy.running import (
     CYCLIC,
@@ -287,7 +296,7 @@ def test_vaults_add_noise_of_their_own(privacy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("privacy", LOCAL, ids=["gaussian", "laplace"])
-def test_reports_with_noise_are_bounded_too(privacy, tmp_path):
+def test_reports_with_noise_are_bounded_too(privacy, tmp_path, monkeypatch):
     path = ledger(tmp_path)
     with coordinator(tmp_path, path, averaging(privacy)) as running:
         tasks, model = running._tasks(0, 0, running._cohorts.of(0))
@@ -301,11 +310,18 @@ def test_reports_with_noise_are_bounded_too(privacy, tmp_path):
         # a vault whose round is tried again sends the very same report
         sent = []
         running.desk.submit = lambda client, data: sent.append(data) or "accepted"
-        for attempt in (1, 2):
+        for attempt in (1, 2, 3):
+            if attempt == 3:  # also where its data changed
+                monkeypatch.setattr(
+                    "tests.deploy.running.arrays_of",
+                    lambda number: {name: a[:2] for name, a in EXAMPLES.items()},
+                )
             tasks, model = running._tasks(0, attempt, running._cohorts.of(0))
             running.desk.open(tasks, model, seconds=30.0, goal=8)
             assert taking_part(tmp_path, running, NAMES[1]).state == "accepted"
-    assert sent[0][-20:] == sent[1][-20:]  # its numbers; the words before say which
+    assert (
+        sent[0][-20:] == sent[1][-20:] == sent[2][-20:]
+    )  # its numbers; the words before say which
 
 
 def test_too_few_reports_release_and_charge_nothing(tmp_path):
@@ -511,6 +527,23 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(change, match, tmp_path):
         )
     with Ledger.open(path, read_only=True) as found:
         assert len(found.mechanisms) == 1
+
+
+def test_a_newer_version_promises_what_the_plan_did(tmp_path, monkeypatch):
+    path, algorithm = ledger(tmp_path), averaging(central())
+    coordinator(tmp_path, path, algorithm).close()
+    exported = _begin.export
+
+    def newer(*arguments, **options):
+        document = json.loads(zlib.decompress(exported(*arguments, **options)))
+        document["producer"] = {"jaxfed": "newer"}
+        return compressed(canonical(document))
+
+    monkeypatch.setattr(_begin, "export", newer)
+    coordinator(tmp_path, path, algorithm).close()
+    for change in ({"pace": Pace(least_cohort=3)}, {"rounds": 2}):
+        with pytest.raises(StoreError, match="rules changed"):
+            coordinator(tmp_path, path, algorithm, **change)
 
 
 def test_a_lost_or_changed_model_is_refused(tmp_path):

@@ -311,3 +311,25 @@ def test_a_round_with_any_dropouts_is_the_sum_of_who_reported(opened):
         total = opened.desk.gather()
         assert total.num_reports == len(here)
         assert total.values[0][0] == sum(values.values())
+
+
+def test_no_report_beyond_the_goal_is_added(opened):
+    """Or how many are summed would depend on who is fast."""
+    desk = opened.desk
+    desk._open = desk._open._replace(goal=2)
+    names = (*NAMES[:4], NAMES[0])
+    reports = [report_of(opened, [1, 0, 0, 0, 0], name) for name in names]
+    states = [desk.submit(*one) for one in zip(names, reports, strict=True)]
+    assert states == ["accepted", "accepted", "stale", "stale", "duplicate"]
+    total = desk.gather()
+    assert (total.num_reports, total.values[0][0]) == (2, 2)
+
+
+def test_a_late_report_is_stale_also_for_who_is_not_asked_now(opened):
+    late = report_of(opened, [3, 0, 0, 0, 0], NAMES[7])
+    tasks, model = opened._tasks(0, 1, opened._cohorts.of(0))
+    fewer = {name: tasks[name] for name in NAMES[:4]}
+    opened.desk.open(fewer, model, seconds=30.0, goal=4)
+    assert opened.desk.submit(NAMES[7], late) == "stale"
+    with pytest.raises(PermissionError, match="not asked"):
+        opened.desk.submit(NAMES[7], report_of(opened, [3, 0, 0, 0, 0]))

@@ -341,3 +341,56 @@ def test_the_hash_is_of_the_text(document):
     again = Plan(_plan.compressed(_plan.canonical(document)))
     other = {**document, "producer": {"jaxfed": "another"}}
     assert plan.hash == again.hash != Plan(sent(other)).hash
+
+
+FAR = 1 << 20
+CONVOLVED = {
+    **{"strides": [1], "padding": [[FAR, -FAR]], "lhs_dilation": [1]},
+    **{"rhs_dilation": [1], "lhs": [0, 1, 2], "rhs": [0, 1, 2], "out": [0, 1, 2]},
+    **{"feature_groups": 1, "batch_groups": 1},
+}
+SPREAD = {
+    "padding of a convolution": lambda: one(
+        "conv_general_dilated",
+        {**CONVOLVED, "padding": [[FAR, 0]], "strides": [FAR]},
+        inputs=((F32, (1, 1, 8)), (F32, (1, 1, 2))),
+    ),
+    "spacing of a convolution": lambda: one(
+        "conv_general_dilated",
+        {
+            **CONVOLVED,
+            **{"padding": [[0, 0]], "lhs_dilation": [FAR], "strides": [FAR]},
+        },
+        inputs=((F32, (1, 1, 8)), (F32, (1, 1, 2))),
+    ),
+    "padding of windows": lambda: one(
+        "reduce_window_sum",
+        {"window": [1, 1], "strides": [1, FAR], "padding": [[0, 0], [FAR, 0]]},
+    ),
+    "spacing that is cut off": lambda: one(
+        "pad",
+        {"config": [[0, 0, 0], [0, -2 * FAR, FAR]]},
+        inputs=((F32, (2, 3)), (F32, ())),
+    ),
+    "a count of nothing": lambda: one(
+        "iota", {"shape": [0, FAR], "dtype": "int32", "dimension": 1}, inputs=()
+    ),
+    "bits without keys": lambda: one(
+        "random_bits", {"shape": [FAR]}, inputs=(("uint32", (0, 2)),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_arrays_on_the_way_are_counted(name):
+    """What is padded, spread or counted takes memory, whatever is left of it."""
+    made = SPREAD[name]()
+    arrays = [
+        np.zeros(made._types[r].shape, made._types[r].dtype) for r in made._inputs
+    ]
+    tracemalloc.start()
+    made(*arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak > FAR  # or it would show nothing
+    assert made.cost.peak_bytes > peak / 2

@@ -9,6 +9,8 @@ import pytest
 from jaxfed.vault import _operations, _plan, _policy, _rules
 from jaxfed.vault._errors import PlanError, PolicyError
 from jaxfed.vault._plan import Plan
+from jaxfed.vault._program import Program
+from jaxfed.vault._types import Type
 
 RULES = {
     "mechanism": "central gaussian",
@@ -115,11 +117,12 @@ def test_a_wrong_file_is_refused(text, match, tmp_path):
 
 
 def test_a_round_costs_its_steps():
-    assert _policy.cost_of(plan(epochs=3), 9).calls == 3 * 3  # three batches a pass
+    assert _policy.cost_of(plan(epochs=3), 9).calls == 119  # nine steps
     assert _policy.cost_of(plan(epochs=3), 9).flops == 2 * 3 * 3
-    assert _policy.cost_of(plan(steps=5), 9).calls == 5
+    assert _policy.cost_of(plan(steps=5), 9).calls == 75
     step = plan(steps=5).step.cost
-    assert _policy.cost_of(plan(steps=5), 9).peak_bytes == step.peak_bytes
+    slots = 24 * 4  # places of a batch
+    assert _policy.cost_of(plan(steps=5), 9).peak_bytes == step.peak_bytes + slots
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_a_round_costs_its_steps():
             {"most_flops": 17},
             "takes 18 floating-point operations, more than most_flops",
         ),
-        ({"most_calls": 8}, "takes 9 operations carried out"),
+        ({"most_calls": 8}, "takes 119 operations carried out"),
         ({"most_bytes": 10}, "bytes at once"),
         ({"operations": ["add"]}, r"not allowed: \['mul'\]"),
     ],
@@ -221,3 +224,39 @@ def test_the_plan_of_these_tests_runs():
     real, key = np.ones(4, bool), np.zeros(2, np.uint32)
     (found,) = one.step(np.full(2, 3.0, np.float32), rows, real, np.int32(4), key)
     assert found.tolist() == [9.0, 9.0]
+
+
+def test_loops_and_choices_can_be_forbidden():
+    body = {"inputs": [0], "outputs": [0], "equations": []}
+    loop = {"length": 2, "reverse": False, "num_constants": 0, "num_carried": 1}
+    made = plan(steps=1)
+    program = {
+        "inputs": [0, 1],
+        "outputs": [2],
+        "equations": [["scan", [1], [2], {**loop, "body": body}]],
+    }
+    types = [Type("int32", ()), Type("float32", (2,))]
+    made.step = Program(program, types, [])
+    others = [name for name in _policy.LIMITS["operations"][0] if name != "scan"]
+    limits = _policy.checked({"operations": others})
+    assert "['scan']" in " ".join(_policy.refusals(limits, made, 9))
+    program["equations"] = [["cond", [0, 1], [2], {"branches": [body, body]}]]
+    made.step = Program(program, types, [])
+    everything = _policy.checked({})
+    assert "chooses by data" not in " ".join(_policy.refusals(everything, made, 9))
+    made.rules = made.rules._replace(mechanism="local gaussian")
+    assert "chooses by data" in " ".join(_policy.refusals(everything, made, 9))
+
+
+@pytest.mark.parametrize("name", ["epsilon", "delta", "noise_multiplier"])
+def test_numbers_beyond_all_floats_are_a_wrong_plan(name):
+    with pytest.raises(PlanError):
+        plan(steps=1, rules={**RULES, name: 10**400})
+
+
+def test_steps_without_operations_take_time():
+    made = plan(steps=2**31 - 1)
+    made.step = made.begin
+    assert "operations carried out" in " ".join(
+        _policy.refusals(_policy.checked({}), made, 9)
+    )
