@@ -329,7 +329,9 @@ class Ledger:
             yield permit
 
     def verify(self) -> Verified:
-        """Reads the file again and checks everything that can be checked.
+        """Reads the file again and checks every entry, and that charges follow.
+
+        Whether plans fit the budget is computed by `python -m jaxfed.ledger verify`.
 
         Raises:
             LedgerError: something is not as it was written.

@@ -37,7 +37,7 @@ class Operation(NamedTuple):
     """How many; None for any number, at least one."""
     flops: Callable[[list[Type], list[Type], dict[str, Any]], int] | None = None
     """What it costs; one for each element of its results if None."""
-    scratch: Callable[[list[Type], dict[str, Any]], int] | None = None
+    scratch: Callable[[list[Type], list[Type], dict[str, Any]], int] | None = None
     """How many bytes it takes beside operands and results; few if None."""
 
 
@@ -124,18 +124,31 @@ def _of_operand(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     return sum(one.size for one in inputs)
 
 
-def _an_element(size: int) -> Callable[[list[Type], Any], int]:
-    return lambda inputs, given: size * sum(one.size for one in inputs)
+def _an_element(size: int) -> Callable[[list[Type], list[Type], Any], int]:
+    return lambda inputs, outputs, given: size * inputs[0].size
 
 
-def _drawn(inputs: list[Type], given: Any) -> int:
+def _indexed(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    return 8 * (inputs[0].rank + 2) * inputs[2].size
+
+
+def _unfolded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    """Of a convolution: what is padded, a kernel's copy, one example's windows."""
+    kernel, found = inputs[1], outputs[0]
+    places = math.prod(found.shape[d] for d in given["out"][2:])
+    features = kernel.shape[given["rhs"][0]]
+    windows = 4 * places * (kernel.size // max(1, features))
+    return _padded(inputs, outputs, given) + kernel.bytes + windows
+
+
+def _drawn(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     keys = max(1, math.prod(inputs[0].shape[:-1]))
     return 48 * keys * math.prod(given["shape"])
 
 
-def _padded(inputs: list[Type], given: Any) -> int:
+def _padded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     """Of `_arrays.pad`, which spreads, cuts and pads."""
-    one = inputs[0]
+    one = inputs[-1] if "window" in given else inputs[0]
     sizes = list(one.shape)
     if "config" in given:
         edges = [(max(0, c[0]), max(0, c[1]), c[2]) for c in given["config"]]
@@ -178,7 +191,7 @@ def _scattered(adds: bool) -> Operation:
         attributes=_SCATTER,
         operands=3,
         flops=_of_operand,
-        scratch=_an_element(16),
+        scratch=_indexed,
     )
 
 
@@ -209,7 +222,7 @@ TABLE: dict[str, Operation] = {
         _CONVOLUTION,
         operands=2,
         flops=wide.flops_of_convolution,
-        scratch=_padded,
+        scratch=_unfolded,
     ),
     "convert_element_type": Operation(shapes.convert, arrays.convert, _DTYPE),
     "cos": Operation(shapes.floats, np.cos),
@@ -262,7 +275,7 @@ TABLE: dict[str, Operation] = {
         arrays.iota,
         {**_SHAPE, **_DTYPE, "dimension": types.natural},
         operands=0,
-        scratch=lambda inputs, given: 16 * given["shape"][given["dimension"]],
+        scratch=lambda inputs, outputs, given: 16 * given["shape"][given["dimension"]],
     ),
     "is_finite": Operation(shapes.predicate, np.isfinite),
     "le": Operation(shapes.compared, np.less_equal, operands=2),

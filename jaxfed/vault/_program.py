@@ -101,6 +101,7 @@ class Program:
             return
         if name in _NESTED:
             run, found = self._nested(name, inputs, attributes)
+            self._scratch.append(0)
         else:
             run, found = self._plain(name, inputs, attributes)
         require(len(found) == len(results), "an equation has other results", name)
@@ -109,8 +110,6 @@ class Program:
         self._counts[name] = self._counts.get(name, 0) + 1
         self._calls += 1
         self._code.append([run, operands, results, ()])
-        scratch = None if name in _NESTED else _operations.TABLE[name].scratch
-        self._scratch.append(0 if scratch is None else scratch(inputs, attributes))
 
     def _plain(self, name: Any, inputs: list[Type], given: Any) -> Any:
         operation, attributes = _operations.read(name, given)
@@ -121,6 +120,10 @@ class Program:
         cost = operation.flops
         elements = sum(one.size for one in found)
         self._flops += elements if cost is None else cost(inputs, found, attributes)
+        scratch = operation.scratch
+        self._scratch.append(
+            0 if scratch is None else scratch(inputs, found, attributes)
+        )
         return _bound(operation.run, attributes, found), found
 
     def _nested(self, name: str, inputs: list[Type], given: Any) -> Any:

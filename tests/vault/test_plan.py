@@ -363,6 +363,16 @@ SPREAD = {
         },
         inputs=((F32, (1, 1, 8)), (F32, (1, 1, 2))),
     ),
+    "windows of a convolution": lambda: one(
+        "conv_general_dilated",
+        {**CONVOLVED, "padding": [[0, 0]]},
+        inputs=((F32, (1, 1, 4000)), (F32, (1, 1, 1900))),
+    ),
+    "padding of scattered windows": lambda: one(
+        "scatter_windows",
+        {"window": [1, 1], "strides": [64, FAR], "padding": [[0, 0], [FAR, 0]]},
+        inputs=((F32, (1, 2)), (F32, (64, 3))),
+    ),
     "padding of windows": lambda: one(
         "reduce_window_sum",
         {"window": [1, 1], "strides": [1, FAR], "padding": [[0, 0], [FAR, 0]]},
