@@ -93,8 +93,9 @@ def _round(leaf: Any, relation: str) -> tuple[np.ndarray, np.ndarray]:
         tail = 0.5 if name == "LaplaceDpEvent" else _upper(leaf.noise_parameter)
         return np.array([tail]), np.array([tail * math.exp(-loss)])
     if name == "PureEpsilon":
-        hit = 1 / (1 + math.exp(-_rdp.pure_epsilon(leaf, relation)))
-        return np.array([hit]), np.array([1 - hit])
+        loss = _rdp.pure_epsilon(leaf, relation)
+        hit = 1 / (1 + math.exp(-loss))
+        return np.array([hit]), np.array([hit * math.exp(-loss)])
     if name == "RandomizedResponseDpEvent":
         top, bottom = map(np.asarray, _rdp.randomized_response(leaf, relation))
         return top[:1], bottom[:1]

@@ -177,7 +177,7 @@ def _count_fits(
     count: int,
 ) -> bool:
     times = tuple((leaf, uses * count) for leaf, uses in parts)
-    if _pld.exists(times) and delta >= _pld.LEAST_DELTA:
+    if _pld.resolves(times, relation, delta):
         loss = _pld.composed(times, relation, epsilon / _INTERVALS)
         of_delta = loss.get_epsilon_for_delta
     else:

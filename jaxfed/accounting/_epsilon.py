@@ -1,8 +1,8 @@
 """Epsilon from events, derived twice: a number that two accountants agree on.
 
 The number is the privacy loss distribution's where there is one, and the Renyi bound
-elsewhere (sampling without replacement, Skellam, zCDP) or where delta is below what
-a discretised distribution resolves. The other method is the second opinion, and an
+elsewhere (sampling without replacement, Skellam, zCDP), or where delta or the noise is
+below what a discretised distribution resolves. The other method is the second opinion, and an
 explicit attack the third: the three must be in order, or nothing is said.
 """
 
@@ -151,7 +151,7 @@ def profile(
     def by_renyi(delta: float) -> float:
         return _rdp.epsilon_of(_rdp.of_parts(parts, relation), delta)
 
-    if not _pld.exists(parts) or delta < _pld.LEAST_DELTA:
+    if not _pld.resolves(parts, relation, delta):
         return by_renyi, "RDP"
     losses = _pld.finest(parts, relation, delta)
 
@@ -221,7 +221,7 @@ def _cached_curve(
     step = 1 if rounds <= _CURVE_POINTS else -(-2 * rounds // _CURVE_POINTS)
     curve = np.full(rounds, last)
     ends = range(step, rounds, step)
-    by_renyi = not _pld.exists(parts) or delta < _pld.LEAST_DELTA
+    by_renyi = not _pld.resolves(_times(parts, rounds), relation, delta)
     renyi = _rdp.of_parts(parts, relation)
     interval = max(_CURVE_LEAST_INTERVAL, last / _CURVE_INTERVALS)
     stride = total = None

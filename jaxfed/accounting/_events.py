@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RELATIONS = ("zero_out", "replace_one", "add_remove")
 Part = tuple[Any, int]  # a simple event and how many times it is used
 
+# Of the sensitivity; less noise than that counts as none, whatever float64 makes of it.
+_LEAST_NOISE, _MOST_LOSS = 1e-6, 1e6
 _REMEDY = "let `privacy.event(rounds=1)` build it"
 _FIXED_COHORT = ("zero_out", "replace_one")
 # which relations each simple event can be accounted under
@@ -138,14 +140,18 @@ def _simplified(event: Any) -> Any:
 def _with_noise(event: Any) -> Any:
     if hasattr(event, "noise_multiplier"):
         check.non_negative(noise_multiplier=event.noise_multiplier)
-        return event if event.noise_multiplier else None
+        return event if event.noise_multiplier >= _LEAST_NOISE else None
     return event
+
+
+def _pure(event: Any) -> Any:
+    return event if event.epsilon <= _MOST_LOSS else None
 
 
 def _discrete_laplace(event: Any) -> Any:
     check.non_negative(noise_parameter=event.noise_parameter)
     check.positive_integer(sensitivity=event.sensitivity)
-    return event if math.isfinite(event.noise_parameter) else None
+    return event if event.noise_parameter <= _MOST_LOSS else None
 
 
 def _zcdp(event: Any) -> Any:
@@ -170,7 +176,8 @@ def _mixture(event: Any) -> Any:
             f"sampling_probs must be one probability per sensitivity with sum 1, got "
             f"{weights} for {shifts}; pass equally many that add up to 1."
         )
-    if not event.standard_deviation:
+    least = _LEAST_NOISE * max(map(abs, shifts), default=0.0)
+    if not event.standard_deviation > least:
         return None
     return attr.evolve(event, sensitivities=shifts, sampling_probs=weights)
 
@@ -182,7 +189,7 @@ def _poisson(event: Any) -> Any:
     inner: Any = event.event
     if type(inner).__name__ != "LaplaceDpEvent":
         inner = _one_gaussian(inner, "PoissonSampledDpEvent")
-    if inner is None or not inner.noise_multiplier:
+    if inner is None or not inner.noise_multiplier >= _LEAST_NOISE:
         return None if rate else event
     return inner if rate == 1 else attr.evolve(event, event=inner)
 
@@ -191,7 +198,7 @@ def _truncated(event: Any) -> Any:
     _rate(sampling_probability=event.sampling_probability)
     check.non_negative(noise_multiplier=event.noise_multiplier)
     silent = _SILENT[type(event).__name__](event)
-    return event if event.noise_multiplier or silent else None
+    return event if event.noise_multiplier >= _LEAST_NOISE or silent else None
 
 
 def _without_replacement(event: Any) -> Any:
@@ -205,7 +212,7 @@ def _without_replacement(event: Any) -> Any:
             "a cohort cannot hold more clients than exist."
         )
     inner = _one_gaussian(event.event, "SampledWithoutReplacementDpEvent")
-    if inner is None:
+    if inner is None or not inner.noise_multiplier >= _LEAST_NOISE:
         return None
     if size == population:  # a Gaussian, whose multiplier is over one contribution
         return attr.evolve(inner, noise_multiplier=2 * inner.noise_multiplier)
@@ -219,7 +226,7 @@ def _tree(event: Any) -> Any:
     steps = event.step_counts
     largest = steps if isinstance(steps, int) else max(steps, default=0)
     check.positive_integer("pass how many steps a tree has", step_counts=largest)
-    if not event.noise_multiplier:
+    if not event.noise_multiplier >= _LEAST_NOISE:
         return None
     return SingleEpochTreeAggregationDpEvent(event.noise_multiplier, largest)
 
@@ -229,6 +236,7 @@ def _skellam(event: Skellam) -> Any:
 
 
 _SIMPLIFY = {
+    "PureEpsilon": _pure,
     "DiscreteLaplaceDpEvent": _discrete_laplace,
     "ZCDpEvent": _zcdp,
     "RandomizedResponseDpEvent": _randomized_response,

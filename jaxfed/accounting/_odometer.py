@@ -70,6 +70,8 @@ class Odometer:
         """Returns an upper bound of epsilon for all that was added."""
         if self._counts is None:
             return float("inf")
+        if not self._counts:
+            return 0.0
         found = self._read(self._total, self._renyi)
         if _MOST_INTERVALS * self._interval < found < float("inf"):
             while found > _MOST_INTERVALS * self._interval:
@@ -82,25 +84,19 @@ class Odometer:
         parts = _events.parts(event, count, self._relation)
         if parts is None or self._counts is None:
             return float("inf")
+        if not (parts or self._counts):
+            return 0.0
         self._prepare(parts)
         renyi = self._renyi + _rdp.of_parts(parts, self._relation)
         return self._read(self._with(parts), renyi)
 
     def _read(self, total: _grid.Total | None, renyi: np.ndarray) -> float:
-        if self._resolves and total is None:
-            return 0.0
-
         def of_delta(delta: float) -> float:
             if total is None:
                 return _rdp.epsilon_of(renyi, delta)
             return _grid.epsilon_of(total, delta, self._interval)
 
         return _epsilon.at_distance(of_delta, self._delta, self._distance)
-
-    @property
-    def _resolves(self) -> bool:
-        events = self.events or ()
-        return self._delta >= _pld.LEAST_DELTA and _pld.exists(events)
 
     def _prepare(self, parts: tuple[_events.Part, ...]) -> None:
         """Checks each event that is new, and widens the grid if its noise is small."""
@@ -114,17 +110,27 @@ class Odometer:
                     self._rebuild()
 
     def _with(self, parts: tuple[_events.Part, ...]) -> _grid.Total | None:
-        if not (self._resolves and _pld.exists(parts)):
+        """Returns the losses with more uses, or None where only a Renyi bound is."""
+        events = self.events or ()
+        if events and self._total is None:
             return None
-        total, tail = self._total, self._delta * _TAIL
+        if not _pld.resolves((*events, *parts), self._relation, self._delta):
+            return None
+        return self._composed(self._total, parts)
+
+    def _composed(
+        self, total: _grid.Total | None, parts: tuple[_events.Part, ...]
+    ) -> _grid.Total | None:
+        tail = self._delta * _TAIL
         for leaf, count in parts:
             loss = _uses(leaf, count, self._relation, self._interval, tail)
             total = loss if total is None else _grid.composed(total, loss, tail)
         return total
 
     def _rebuild(self) -> None:
-        self._convolutions, self._total = 0, None
-        self._total = self._with(self.events or ())
+        self._convolutions = 0
+        if self._total is not None:
+            self._total = self._composed(None, self.events or ())
 
 
 @functools.lru_cache(maxsize=32)

@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxfed.accounting import _events, _rdp
+import numpy as np
+
+from jaxfed.accounting import _attack, _events, _pure, _rdp
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -23,11 +25,29 @@ if TYPE_CHECKING:
 _FIRST_INTERVAL, _LEAST_INTERVAL, _INTERVALS = 2e-2, 1e-5, 2000
 _SMALL_NOISE = 0.3  # below it the interval grows, to keep the grid of losses small
 LEAST_DELTA = 1e-13  # convolutions in float64 resolve no less
+_MOST_LOSS = 500.0  # so that exp of a loss, and of its rounding, is a float64
+_MOST_GROWTH = 120.0  # of a grid: noise of .027, whose loss is about 700
 
 
-def exists(parts: tuple[_events.Part, ...]) -> bool:
-    """Returns whether every event has a privacy loss distribution here."""
-    return all(type(leaf).__name__ in _LOSSES for leaf, _ in parts)
+def resolves(parts: tuple[_events.Part, ...], relation: str, delta: float) -> bool:
+    """Returns whether the loss distribution gives the number; else a Renyi bound does.
+
+    It does where every event has one, and where float64 holds what it needs: delta is
+    not below what convolutions resolve, and the loss is not so large that it promises
+    nothing (a bound of it, or where none is known what an attack reaches).
+    """
+    if delta < LEAST_DELTA or not all(
+        type(leaf).__name__ in _LOSSES for leaf, _ in parts
+    ):
+        return False
+    if any(_is_pure(leaf) and uses > _pure.MOST_ROUNDS for leaf, uses in parts):
+        return False
+    if any(coarser(leaf, uses) > _MOST_GROWTH for leaf, uses in parts):
+        return False
+    loss = _rdp.epsilon_of(_rdp.of_parts(parts, relation), delta)
+    if math.isinf(loss):
+        loss = _attack.epsilon(parts, relation, delta)
+    return loss <= _MOST_LOSS
 
 
 @functools.lru_cache(maxsize=16)
@@ -77,7 +97,13 @@ def of_leaf(
     if name in _GAUSSIAN:  # several Gaussians are one
         multiplier = _GAUSSIAN[name](leaf) / math.sqrt(count)
         return _gaussian(multiplier, relation, interval)
+    if _is_pure(leaf):  # and pure ones are binomial, rounded once and not at each use
+        return _binomial(_rdp.pure_epsilon(leaf, relation), count, interval)
     return base(leaf, relation, interval).self_compose(count)
+
+
+def _is_pure(leaf: Any) -> bool:
+    return type(leaf).__name__ == "PureEpsilon"
 
 
 @functools.lru_cache(maxsize=32)
@@ -168,14 +194,23 @@ def _randomized_response(
     )
 
 
-def _pure(leaf: Any, relation: str, interval: float) -> "PrivacyLossDistribution":
-    from dp_accounting.pld import common
+def _binomial(epsilon: float, uses: int, interval: float) -> "PrivacyLossDistribution":
+    """Returns the loss of `uses` of a pure mechanism, theorem 3.3 of `_pure`."""
+    from dp_accounting.pld import pld_pmf
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    return pld.from_privacy_parameters(
-        common.DifferentialPrivacyParameters(_rdp.pure_epsilon(leaf, relation), 0.0),
-        value_discretization_interval=interval,
+    log_mass, loss = _pure.losses(epsilon, uses)
+    up = np.ceil(loss / interval).astype(np.int64)
+    mass = np.bincount(up - up.min(), weights=np.exp(log_mass))
+    total = float(mass.sum())
+    pmf = pld_pmf.DensePLDPmf(
+        interval,
+        int(up.min()),
+        mass / max(1.0, total),
+        max(0.0, 1.0 - total),  # what rounding lost counts as infinite loss
+        pessimistic_estimate=True,
     )
+    return pld.PrivacyLossDistribution(pmf)
 
 
 def _group(leaf: Any, relation: str, interval: float) -> "PrivacyLossDistribution":
@@ -217,7 +252,9 @@ _LOSSES: dict[str, Callable[[Any, str, float], "PrivacyLossDistribution"]] = {
     "TruncatedSubsampledGaussianDpEvent": _truncated,
     "MixtureOfGaussiansDpEvent": _mixture,
     "RandomizedResponseDpEvent": _randomized_response,
-    "PureEpsilon": _pure,
+    "PureEpsilon": lambda leaf, relation, interval: _binomial(
+        _rdp.pure_epsilon(leaf, relation), 1, interval
+    ),
     "TruncatedGroup": _group,
 }
 

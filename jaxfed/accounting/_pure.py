@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxfed import _check as check
 
-_MOST_ROUNDS = 1_000_000
+MOST_ROUNDS = 1_000_000
 _CURVE_POINTS = 100
 _BISECTIONS = 60
 # The binomial's logarithms are good to 1e-9 and the bisection to 2**-60 of its range.
@@ -33,8 +33,8 @@ def pure_epsilon(epsilon: float, rounds: int, *, delta: float) -> float:
     """
     epsilon = check.positive(epsilon=epsilon)
     rounds = check.positive_integer(rounds=rounds)
-    if rounds > _MOST_ROUNDS:
-        raise ValueError(f"rounds must be <= {_MOST_ROUNDS:,}, got {rounds}.")
+    if rounds > MOST_ROUNDS:
+        raise ValueError(f"rounds must be <= {MOST_ROUNDS:,}, got {rounds}.")
     if check.non_negative("0 is allowed here", delta=delta) >= 1:
         raise ValueError(f"delta must be in [0, 1), got {delta}; 0 or 1e-5 are usual.")
     return _composed(epsilon, rounds, float(delta))
@@ -76,7 +76,7 @@ def _composed(epsilon: float, rounds: int, delta: float) -> float:
     added_up = _added_up(epsilon, rounds)
     if delta == 0:
         return added_up
-    log_mass, loss = _losses(epsilon, rounds)
+    log_mass, loss = losses(epsilon, rounds)
 
     def delta_at(value: float) -> float:
         excess = -np.expm1(np.minimum(value - loss, 0.0))
@@ -91,7 +91,7 @@ def _composed(epsilon: float, rounds: int, delta: float) -> float:
     return min(added_up, high + _ROUNDING_UP * (1 + high))
 
 
-def _losses(epsilon: float, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+def losses(epsilon: float, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns log probabilities and values of the privacy loss, (rounds + 1,)."""
     lies = np.arange(rounds + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rounds + 1)))])

@@ -139,8 +139,9 @@ def _discrete_laplace(leaf: Any, relation: str, orders: np.ndarray) -> np.ndarra
 
 def _pure(leaf: Any, relation: str, orders: np.ndarray) -> np.ndarray:
     # the worst mechanism with that epsilon: randomised response on two answers
-    top = 1 / (1 + math.exp(-pure_epsilon(leaf, relation)))
-    return _both(_moments.atoms((top, 1 - top), (1 - top, top)), orders)
+    epsilon = pure_epsilon(leaf, relation)
+    log_mass = np.array([-epsilon, 0.0]) - math.log1p(math.exp(-epsilon))
+    return _both(_moments.Nodes(log_mass, np.array([epsilon, -epsilon])), orders)
 
 
 def pure_epsilon(leaf: Any, relation: str) -> float:

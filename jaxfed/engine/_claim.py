@@ -36,7 +36,7 @@ class Claim:
         """How many releases were made again, with another sum, and paid again."""
         if self._kept is not None:
             return self._kept
-        return len(self._mechanism.charges) - self._mechanism.rounds
+        return self._mechanism.releases - self._mechanism.rounds
 
     def epsilon(self, rounds: int) -> float:
         """Returns what was spent after so many rounds, all repeats included."""

@@ -5,10 +5,11 @@ argument.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
-from jaxfed.ledger import _export
+from jaxfed.ledger import _anchor, _export
 from jaxfed.ledger._book import Book
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._ledger import Ledger, Verified
@@ -32,10 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("path", type=Path)
     export.add_argument("output", type=Path)
     given = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names may have what a terminal has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _COMMANDS[given.command](given)
+        sys.stdout.flush()
     except LedgerError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: nothing could be printed: {error.strerror}", file=sys.stderr)
         return 1
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as e:
         kind = type(e).__name__
@@ -66,6 +74,10 @@ def _verify(given: argparse.Namespace) -> None:
         print("the whole file is as it was when it was closed")
     elif not _is_export(given.path):
         print("no seal to compare the whole file with: it is open, or was not closed")
+    if found.is_authentic:
+        print("each was written with the ledger's secret")
+    else:
+        print("who wrote them was not checked, since the secret is not here to read")
     print(f"head {found.head}")
 
 
@@ -79,7 +91,8 @@ def _read(path: Path, anchor: Path | None = None) -> tuple[Book, Verified]:
     """Reads a ledger, or what `export` wrote."""
     if _is_export(path):
         book = _export.read(path)
-        return book, Verified(len(book.entries), book.head, False)
+        _anchor.check(anchor, book.entries, path, book.terms, read_only=True)
+        return book, Verified(len(book.entries), book.head, False, False)
     with Ledger.open(path, read_only=True, anchor=anchor) as ledger:
         return ledger._book, ledger.verify()
 

@@ -30,8 +30,9 @@ def check(
     if anchor is None:
         if terms.anchored and not read_only:
             raise LedgerError(
-                f"{where} must be opened with its anchor, got none; pass anchor=, the "
-                "file that was named when it was created."
+                f"{where} must be opened with its anchor, got none; open it with "
+                "jaxfed.Ledger.open(path, anchor=...), naming the file that was named "
+                "when it was created, and pass that ledger."
             )
         return
     if not terms.anchored:

@@ -18,6 +18,8 @@ from jaxfed.privacy import Cost, Privacy
 
 FORMAT = 1
 MANY = 1 << 30  # releases of an event that is charged as often as it fits
+# what entries raise that no ledger writes
+_UNFIT = (ArithmeticError, LookupError, TypeError, ValueError, BudgetExhausted)
 # from here on a budget promises next to nothing
 _NO_DELTA, _NO_EPSILON = 0.05, 50.0
 _UNITS = ("client", "example")
@@ -122,7 +124,7 @@ class Book:
             self.budget = _budget_of(self.terms, facts["orders"])
             for entry in entries:
                 self.take(entry)
-        except (LookupError, TypeError, ValueError, BudgetExhausted) as error:
+        except _UNFIT as error:
             what = "does not follow from what is before it"
             raise _rows.changed(where, len(self.entries), what) from error
 
@@ -134,7 +136,7 @@ class Book:
     @property
     def has_releases(self) -> bool:
         """Whether anything was spent."""
-        return any(m.charges for m in self.mechanisms.values())
+        return any(m.releases for m in self.mechanisms.values())
 
     def named(self, name: str) -> Mechanism | None:
         """Returns the mechanism with a name."""
@@ -190,10 +192,18 @@ class Book:
             new = _mechanism.mechanism_of(
                 entry, unit=terms.unit, relation=terms.relation
             )
+            if self.named(new.name) is not None:
+                raise ValueError("two mechanisms have one name")
+            if self.has_releases and not self.terms.adaptive:
+                raise ValueError("a plan cannot grow after the first release")
             self.mechanisms[entry.number] = new
             self.budget.add(new)
         elif kind == "run":
             mechanism = self.mechanisms[facts["mechanism"]]
+            if mechanism.run is None and mechanism.releases:
+                raise ValueError("a run begins before its releases")
+            if mechanism.run is not None:
+                mechanism.go_on(facts)
             mechanism.run, mechanism.moved = facts, None
         elif kind == "charge":
             charge = _mechanism.charge_of(entry)
@@ -203,7 +213,10 @@ class Book:
             self.budget.spend(mechanism, charge.uses)
             mechanism.add(charge)
         elif kind == "model":
-            self.models[facts["charge"]] = facts["sha256"]
+            paid_by = self.entries[-1]
+            if paid_by.kind != "charge" or facts["charge"] != paid_by.number:
+                raise ValueError("a model follows the charge that paid for it")
+            self.models[paid_by.number] = facts["sha256"]
         elif kind != "ledger":
             raise self._unknown(f"an entry of kind {kind!r}")
         self.entries.append(entry)

@@ -101,7 +101,7 @@ class Planned:
         reserved = mechanism.cost.uses(mechanism.cost.rounds)
         if mechanism.left >= 1 and mechanism.uses + uses <= reserved:
             return
-        made, planned = len(mechanism.charges), mechanism.cost.rounds
+        made, planned = mechanism.releases, mechanism.cost.rounds
         repeats = made - mechanism.rounds
         done = f"{made:,} of {planned:,}" if made < planned else f"all {planned:,}"
         done = "the one" if planned == 1 else done
@@ -145,7 +145,7 @@ class Planned:
 
     @property
     def _has_begun(self) -> bool:
-        return any(m.charges for m in self._mechanisms)
+        return any(m.releases for m in self._mechanisms)
 
     def _costs(self) -> list[tuple[Cost, int]]:
         return [(m.cost, m.cost.uses(m.cost.rounds)) for m in self._mechanisms]

@@ -5,6 +5,7 @@ any SHA-256, and a summary for people. It holds no secret.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,28 +35,28 @@ def write(path: Path, ledger: "Ledger") -> None:
                 f"{path} must not be one of the ledger's own files, got {place.name}; "
                 "name another place for what is exported."
             )
-    if path.exists() and not _is_export(path):
+    if path.exists() and _exported(path) != ledger.identity:
         raise LedgerError(
-            f"{path} must be new, or an earlier export, got another file; name another "
-            "place, or remove it."
+            f"{path} must be new, or an earlier export of this ledger, got another "
+            "file; name another place, or remove it."
         )
     text = json.dumps(document(ledger), indent=1, allow_nan=False) + "\n"
     with _files.writing(path):
         _files.replace(path, text)
 
 
-def _is_export(path: Path) -> bool:
+def _exported(path: Path) -> str | None:
+    """Returns which ledger a file is the export of, if it is one."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("what") == _WHAT
+        return found["entries"][0]["hash"] if found["what"] == _WHAT else None
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def document(ledger: "Ledger") -> dict[str, Any]:
     """Returns the document as plain values."""
     rows = ledger._store.rows()[: len(ledger.history())]
-    terms = ledger.terms
     return {
         "what": _WHAT,
         "how_to_check": (
@@ -65,20 +66,39 @@ def document(ledger: "Ledger") -> dict[str, Any]:
         ),
         "entries": [{"text": row.text, "hash": row.hash} for row in rows],
         "head": ledger.head,
-        "summary": {
-            "budget": terms._asdict(),
-            "epsilon_spent": ledger.epsilon(),
-            "mechanisms": [
-                {
-                    "name": m.name,
-                    "releases": len(m.charges),
-                    "planned": m.cost.rounds,
-                    "uses": m.uses,
-                }
-                for m in ledger.mechanisms
-            ],
-        },
+        "summary": _summary(ledger._book),
     }
+
+
+def _summary(book: Book) -> dict[str, Any]:
+    return {
+        "budget": book.terms._asdict(),
+        "epsilon_spent": book.budget.epsilon(),
+        "mechanisms": [
+            {
+                "name": m.name,
+                "releases": m.releases,
+                "planned": m.cost.rounds,
+                "uses": m.uses,
+            }
+            for m in book.mechanisms.values()
+        ],
+    }
+
+
+def _check_summary(found: Any, book: Book, path: Path) -> None:
+    """Refuses a summary that its entries do not give, but for the last digits."""
+    wanted = _summary(book)
+    spent = wanted.pop("epsilon_spent")
+    is_one = isinstance(found, dict)
+    said = dict(found).pop("epsilon_spent", None) if is_one else None
+    rest = {k: v for k, v in found.items() if k != "epsilon_spent"} if is_one else None
+    is_near = isinstance(said, float) and math.isclose(said, spent, rel_tol=1e-3)
+    if rest != wanted or not is_near:
+        raise LedgerError(
+            f"{path} must have the summary that its entries add up to, got another "
+            "one; believe the entries, or export the ledger again."
+        )
 
 
 def read(path: Path) -> Book:
@@ -104,4 +124,6 @@ def read(path: Path) -> Book:
     entries = _rows.entries_of(rows, where=str(path), key=None)
     if found.get("head") != entries[-1].hash:
         raise _rows.changed(str(path), len(entries) - 1, "is not the head it names")
-    return Book(entries, where=str(path))
+    book = Book(entries, where=str(path))
+    _check_summary(found.get("summary"), book, path)
+    return book

@@ -50,6 +50,8 @@ class Verified(NamedTuple):
     """The hash of the last entry: publish it, and nobody can change what is before."""
     is_sealed: bool
     """Whether the whole file was compared with its seal, and not only its entries."""
+    is_authentic: bool
+    """Whether each entry was written with the ledger's secret, which was there."""
 
 
 class Ledger:
@@ -65,7 +67,7 @@ class Ledger:
     counts of clients, or metrics.
 
     Attributes:
-        path: of the file.
+        path: of the file, absolute and without links.
         terms: epsilon, delta, unit and relation of the budget.
     """
 
@@ -91,7 +93,7 @@ class Ledger:
         """Makes a ledger, with a new secret beside it in `<path>-secret`.
 
         Args:
-            path: where; no file may be there.
+            path: where; no file may be there. A link stands for what it points to.
             epsilon: the budget, > 0.
             delta: strictly between 0 and 1.
             unit: whose privacy it is: `"client"` or `"example"`.
@@ -201,10 +203,12 @@ class Ledger:
                 ledger that is not adaptive; the message says how much would fit.
             ValueError: it has another unit, or no proof under this relation.
         """
-        self._store.check_open()
+        self._store.check_writable()
         shown = "this mechanism" if name is None else f"mechanism {name!r}"
         if name is None:
-            name = f"mechanism {len(self.mechanisms) + 1}"
+            counts = range(len(self.mechanisms) + 1, 2 * len(self.mechanisms) + 2)
+            free = (f"mechanism {count}" for count in counts)
+            name = next(each for each in free if self._book.named(each) is None)
         check.name("name the mechanism in a few words", name=name)
         if self._book.named(name) is not None:
             raise ValueError(
@@ -243,7 +247,7 @@ class Ledger:
             LedgerError: it could not be written; nothing may be released.
         """
         mechanism = self._found(what, name)
-        with self.spending(mechanism, len(mechanism.charges)) as permit:
+        with self.spending(mechanism, mechanism.rounds) as permit:
             pass
         return permit
 
@@ -279,7 +283,7 @@ class Ledger:
             "program": self._owner.sealed(b"program" + program),
             "execution": execution,
         }
-        if mechanism.run is None and mechanism.charges:
+        if mechanism.run is None and mechanism.releases:
             raise ValueError(
                 f"mechanism {mechanism.name!r} was charged one release at a time; "
                 "plan one of its own for a run, under another name."
@@ -295,7 +299,7 @@ class Ledger:
         """Returns whether a mechanism is unused, or that of such a run; see `begin`."""
         run = mechanism.run
         if run is None:
-            return not mechanism.charges
+            return not mechanism.releases
         return (run["plan"], run["inputs"]) == (plan, self._owner.sealed(inputs))
 
     @contextlib.contextmanager
@@ -314,13 +318,15 @@ class Ledger:
 
         Args:
             mechanism: from `plan`.
-            round_index: which of its rounds, from 0.
+            round_index: which of its rounds, from 0, in order; or one that was released
+                before, for its repetition.
             inputs: a digest of the sum that is noised and of all that decides on it.
             about: a public word that is stored with it.
 
         Raises:
             BudgetExhausted: it does not fit; nothing was spent.
             LedgerError: it could not be written; nothing may be released.
+            ValueError: the round is not the next one.
         """
         with (
             self._store.mutex,  # what is checked must still hold when it is written
@@ -328,24 +334,26 @@ class Ledger:
         ):
             yield permit
 
+    @_alone
     def verify(self) -> Verified:
         """Reads the file again and checks every entry, and that charges follow.
 
-        Whether plans fit the budget is computed by `python -m jaxfed.ledger verify`.
+        Where this process may read the secret, also who wrote them. Whether plans fit the budget is computed by `python -m jaxfed.ledger verify`.
 
         Raises:
             LedgerError: something is not as it was written.
         """
-        owner = self._opened.owner
-        key = None if owner is None else owner.mac_key
-        entries = _rows.entries_of(self._store.rows(), where=str(self.path), key=key)
+        key = _opening.mac_key_of(self.path, self._opened.owner)
+        rows = self._store.committed_rows(len(self._book.entries))
+        entries = _rows.entries_of(rows, where=str(self.path), key=key)
         Book(entries, where=str(self.path))
         known = self._book.entries
         if [e.hash for e in entries[: len(known)]] != [e.hash for e in known]:
             raise _rows.changed(str(self.path), len(entries) - 1, "is of another chain")
         is_sealed = self._store.mode == "read" and self._store.seal is not None
-        return Verified(len(entries), entries[-1].hash, is_sealed)
+        return Verified(len(entries), entries[-1].hash, is_sealed, key is not None)
 
+    @_alone
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes everything an auditor needs as JSON; it holds no secret."""
         from jaxfed.ledger import _export
@@ -428,7 +436,7 @@ class Ledger:
 
 def _path(path: str | os.PathLike[str]) -> Path:
     check.instance((str, os.PathLike), "name a file", path=path)
-    return Path(path)
+    return Path(os.path.realpath(path))  # whatever folder the process goes to
 
 
 def _optional(path: str | os.PathLike[str] | None) -> Path | None:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from jaxfed import _check as check
 from jaxfed.ledger import _codec
 from jaxfed.ledger._errors import LedgerError
 from jaxfed.ledger._rows import Entry
@@ -46,16 +47,25 @@ class Mechanism:
         run: the latest facts of the run that uses it, or None.
         moved: facts of the run where it is executed otherwise now; they are written
             down with its next charge.
-        charges: every release, in order.
     """
 
     def __init__(self, number: int, name: str, cost: Cost):
         self.number, self.name, self.cost = number, name, cost
         self.run: dict[str, Any] | None = None
         self.moved: dict[str, Any] | None = None
-        self.charges: list[Charge] = []
+        self._charges: list[Charge] = []
         self._latest: dict[int, Charge] = {}
         self._uses = self._repeats = 0
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """Every release, in order."""
+        return tuple(self._charges)
+
+    @property
+    def releases(self) -> int:
+        """How many releases were made."""
+        return len(self._charges)
 
     @property
     def rounds(self) -> int:
@@ -70,7 +80,7 @@ class Mechanism:
     @property
     def left(self) -> int:
         """How many more releases were planned."""
-        return self.cost.rounds - len(self.charges)
+        return self.cost.rounds - self.releases
 
     def latest(self, round_index: int) -> Charge | None:
         """Returns the last charge of a round, if there is one."""
@@ -78,7 +88,7 @@ class Mechanism:
 
     def index_of(self, about: str) -> int:
         """Returns the round that was about something, or the next one."""
-        same = (c.round for c in self.charges if about and c.about == about)
+        same = (c.round for c in self._charges if about and c.about == about)
         return next(same, self.rounds if about else 0)
 
     def next_uses(self, round_index: int) -> int:
@@ -113,30 +123,51 @@ class Mechanism:
             )
         self.moved = facts if is_moved else None
 
+    def check_next(self, round_index: int) -> None:
+        """Refuses a round that is neither the next one nor one released before.
+
+        Which clients a round may ask follows from its number (one of several groups,
+        say), and so does what it costs after those before it.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if round_index > self.rounds:
+            raise ValueError(
+                f"round_index of {self.name!r} must be one of its {self.rounds} rounds "
+                f"that were released, or the next one, {self.rounds}, got "
+                f"{round_index}; release rounds in order."
+            )
+
     def check_follows(self, charge: Charge) -> None:
         """Checks that a charge is what its plan and the charges before it make it.
 
         Raises:
             ValueError: it is not.
         """
+        counts = (charge.round, charge.attempt, charge.uses)
+        texts = (charge.about, charge.commitment)
+        if not all(type(count) is int and count >= 0 for count in counts) or not all(
+            isinstance(text, str) for text in texts
+        ):
+            raise ValueError("a charge holds counts and text")
+        self.check_next(charge.round)
         latest = self.latest(charge.round)
         attempt = 0 if latest is None else latest.attempt + 1
-        fits = type(charge.round) is int and charge.round >= 0
-        if not fits or (charge.attempt, charge.uses) != (
-            attempt,
-            self.next_uses(charge.round),
-        ):
+        if attempt and not self.cost.may_repeat:
+            raise ValueError("correlated noise covers each round once")
+        if counts[1:] != (attempt, self.next_uses(charge.round)):
             raise ValueError("a charge does not follow from its plan")
 
     def add(self, charge: Charge) -> None:
         """Counts a release."""
-        self.charges.append(charge)
+        self._charges.append(charge)
         self._latest[charge.round] = charge
         self._uses += charge.uses
 
     def __repr__(self) -> str:
         return (
-            f"Mechanism({self.name!r}: {len(self.charges)} of {self.cost.rounds} "
+            f"Mechanism({self.name!r}: {self.releases} of {self.cost.rounds} "
             "releases made)"
         )
 
@@ -156,6 +187,11 @@ class Mechanism:
 def mechanism_of(entry: Entry, *, unit: str, relation: str) -> Mechanism:
     """Returns the mechanism of an entry, of which nothing was used yet."""
     facts = entry.facts
+    check.positive_integer(rounds=facts["rounds"])
+    check.positive_integer(every=facts["every"])
+    check.non_negative(distance=facts["distance"])
+    check.instance(bool, "pass True or False", may_repeat=facts["may_repeat"])
+    check.instance(str, "name it", name=facts["name"])
     cost = Cost(
         event=_codec.from_values(facts["event"]),
         rounds=facts["rounds"],

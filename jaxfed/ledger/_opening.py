@@ -43,6 +43,12 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
                 f"{place} must not exist yet; a ledger is never made anew in its "
                 "place: open it with Ledger.open, or choose another path."
             )
+    if _files.seal_of(where).exists():
+        raise LedgerError(
+            f"{_files.seal_of(where)} must not exist yet; it is the seal of a ledger "
+            "that was there: bring that one back, move what is left of it away, or "
+            "choose another path."
+        )
     with _files.writing(where):
         owner = Owner(_files.new_secret(_files.secret_of(where)))
     with contextlib.ExitStack() as exits:
@@ -58,6 +64,16 @@ def create(where: Path, terms: Terms, anchor: Path | None) -> Opened:
         opened.note_head()
         store.settled()
         return opened._replace(exits=exits.pop_all())
+
+
+def mac_key_of(where: Path, owner: Owner | None) -> bytes | None:
+    """Returns what shows who wrote a row; None where this process has no secret."""
+    if owner is None:
+        try:
+            owner = Owner(_files.read_secret(_files.secret_of(where)))
+        except LedgerError:
+            return None
+    return owner.mac_key
 
 
 def open_(where: Path, anchor: Path | None, *, read_only: bool) -> Opened:

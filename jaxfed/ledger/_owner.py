@@ -105,7 +105,9 @@ class Owner:
             "round": round_index,
             "attempt": attempt,
         }
-        run = _rows.canonical(mechanism.current | place).encode("ascii")
+        # what it costs too: a backup that was restored may give its place to another
+        bound = {"run": mechanism.current, "cost": mechanism.facts(), **place}
+        run = _rows.canonical(bound).encode("ascii")
         return functools.partial(
             _commitment, self._commitment_key, hashlib.sha256(run).digest()
         )

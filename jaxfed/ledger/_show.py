@@ -63,7 +63,7 @@ def mechanisms(book: Book) -> Table:
             words += "; all rounds together, charged at the first"
         elif cost.every > 1:
             words += f"; a client is in one of every {cost.every:,}"
-        done = f"{len(mechanism.charges):,}"
+        done = f"{mechanism.releases:,}"
         # as text, since names may hold what Rich takes for markup
         table.add_row(Text(printable(mechanism.name)), done, planned, left, Text(words))
     return table

@@ -65,6 +65,15 @@ class Store:
         with self.errors("read"):
             return self._steadily(self._rows)
 
+    def committed_rows(self, known: int) -> list[Row]:
+        """Reads all rows, without those that a transaction may still take back.
+
+        Args:
+            known: how many rows there were before it.
+        """
+        found = self.rows()
+        return found[:known] if self._connection.in_transaction else found
+
     def check_open(self) -> None:
         """Refuses to be used after `close`."""
         if self.is_closed:
@@ -89,8 +98,14 @@ class Store:
             LedgerError: nothing was written, or nobody knows whether it was; after
                 that the store writes no more until it is opened again.
         """
-        self._check_writable()
+        self.check_writable()
         with self.mutex:
+            if self._connection.in_transaction:
+                raise LedgerError(
+                    f"{self.path} must finish one release before the next, got one "
+                    "inside another; nothing was spent for the inner one: end the "
+                    "outer `with ledger.spending(...)` first."
+                )
             with self.errors("locked"):
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -282,7 +297,7 @@ class Store:
         ).fetchone()
         return not busy and frames == moved
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
         self.check_open()
         if self.mode == "read":
             raise LedgerError(

@@ -352,3 +352,53 @@ def test_no_noise_is_infinite_and_no_sampling_is_free(event):
     assert accounting.epsilon([gaussian(1.0), event], 2, delta=DELTA) == math.inf
     assert np.isinf(accounting.rdp(event)).all()
     assert accounting.epsilon(poisson(0.0, 0.0), 2, delta=DELTA) == 0
+
+
+LITTLE = [1e-300, 1e-9, 1e-4, 1e-2, 0.03, 0.045]
+
+
+@pytest.mark.parametrize("noise", LITTLE)
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        gaussian,
+        lambda noise: dp_accounting.LaplaceDpEvent(noise / 10),
+        lambda noise: accounting.PureEpsilon(epsilon=min(1e300, 3 / noise)),
+        lambda noise: poisson(0.01, noise),
+        lambda noise: without_replacement(1000, 50, noise),
+        lambda noise: dp_event.TruncatedSubsampledGaussianDpEvent(900, 0.1, 99, noise),
+        lambda noise: dp_accounting.SelfComposedDpEvent(gaussian(9 * noise), 10**9),
+    ],
+    ids=["gaussian", "laplace", "pure", "poisson", "fixed", "truncated", "many"],
+)
+def test_far_too_little_noise_is_a_large_number_and_no_error(event, relation, noise):
+    if "Replacement" in type(event(noise)).__name__ and relation == "zero_out":
+        pytest.skip("no bound is proved for that pair")
+    found = accounting.derive(event(noise), 1, delta=DELTA, relation=relation)
+    assert found.epsilon > 30
+    assert found.epsilon >= found.attack_epsilon * (1 - 1e-6)
+    odometer = accounting.Odometer(delta=DELTA, relation=relation)
+    odometer.add(event(noise))
+    odometer.add(event(noise))
+    assert odometer.epsilon() >= found.epsilon * (1 - 1e-3)
+    curve = accounting.epsilon_curve(event(noise), 3, delta=DELTA, relation=relation)
+    assert (curve > 30).all()
+
+
+@pytest.mark.parametrize(("epsilon", "uses"), [(1e-4, 100_000), (1e-3, 1000), (0.3, 9)])
+def test_many_small_pure_reports_are_as_exact_as_the_binomial(epsilon, uses):
+    many = dp_accounting.SelfComposedDpEvent(
+        accounting.PureEpsilon(epsilon=epsilon), uses
+    )
+    found = accounting.derive(many, 1, delta=DELTA)
+    exact = accounting.pure_epsilon(epsilon, uses, delta=DELTA)
+    assert found.method == "PLD"
+    assert exact * (1 - 1e-6) <= found.epsilon <= exact * 1.005
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 30.0, 40.0, 1000.0])
+def test_renyi_bounds_of_one_pure_report_reach_its_epsilon_and_no_more(epsilon):
+    bound = accounting.rdp(accounting.PureEpsilon(epsilon=epsilon))
+    assert (bound <= epsilon * (1 + 1e-12)).all()
+    assert bound[-1] > epsilon * 0.99 or epsilon == 0.5

@@ -31,7 +31,8 @@ class Replays:
         with Ledger.open(self._path) as ledger:
             (mechanism,) = ledger.mechanisms
             for _ in range(count):
-                index, version = chance.randrange(200), chance.randrange(2)
+                index = chance.randrange(min(200, mechanism.rounds + 1))
+                version = chance.randrange(2)
                 self.release(ledger, mechanism, index, sessions.digest(index, version))
 
     def release(self, ledger, mechanism, index, inputs):

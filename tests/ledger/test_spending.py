@@ -77,7 +77,7 @@ def test_an_event_is_not_paid_by_a_mechanism_with_other_terms(ledger):
         ledger.charge(dp_accounting.GaussianDpEvent(4.0))
     turns, mine = ledger.mechanisms
     assert [c.uses for c in mine.charges] == [1, 1]
-    assert turns.charges == []
+    assert turns.charges == ()
 
 
 def test_a_run_is_not_charged_by_hand(ledger):
@@ -376,7 +376,7 @@ def test_a_charge_follows_from_its_plan(field, tmp_path, monkeypatch):
         }
         facts[field] = {"uses": 0, "attempt": 3, "round": -1}[field]
         with (
-            pytest.raises(ValueError, match="does not follow"),
+            pytest.raises(ValueError, match="does not follow|holds counts"),
             writer.transaction() as written,
         ):
             writer.append(written, "charge", facts)
