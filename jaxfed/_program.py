@@ -12,6 +12,7 @@ import jax
 import jaxlib
 import numpy as np
 
+_OUTSIDE = ("debug_print", "ffi_call", "outside_call", "infeed", "outfeed")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")  # of Python objects: other ones every time
 
 
@@ -25,18 +26,27 @@ def digest_of(function: Callable[..., Any], *arguments: Any) -> bytes:
     Args:
         function: of arrays; pure.
         *arguments: arrays, or their shapes and dtypes.
+
+    Raises:
+        ValueError: it calls what is not in the program, such as Python.
     """
-    found = hashlib.sha256()
-    for part in parts_of(jax.make_jaxpr(function)(*arguments)):
+    found, program = hashlib.sha256(), jax.make_jaxpr(function)(*arguments)
+    _check_whole(program)
+    for part in parts_of(program):
         found.update(part)
     return found.digest()
 
 
 def parts_of(program: Any) -> Iterator[bytes]:
     """Yields the text of a closed program, then the values of all its constants."""
-    text = getattr(program, "jaxpr", program).pretty_print(use_color=False)
-    yield _ADDRESS.sub("", text).encode()
+    yield text_of(program)
     yield from _constants_of(program)
+
+
+def text_of(program: Any) -> bytes:
+    """Returns the text of a program: its steps and scalars, and no array's values."""
+    text = getattr(program, "jaxpr", program).pretty_print(use_color=False)
+    return _ADDRESS.sub("", text).encode()
 
 
 def machine() -> dict[str, str]:
@@ -61,6 +71,21 @@ def inner_programs(equation: Any) -> Iterator[Any]:
         for one in value if isinstance(value, list | tuple) else [value]:
             if hasattr(getattr(one, "jaxpr", one), "eqns"):
                 yield one
+
+
+def _check_whole(program: Any) -> None:
+    """Refuses programs of which nobody knows what they compute, or print."""
+    for equation in getattr(program, "jaxpr", program).eqns:
+        name = equation.primitive.name
+        if "callback" in name or name in _OUTSIDE:
+            raise ValueError(
+                "what is released must be computed by JAX alone, got a call of the "
+                f"host ({name}): what it computes could change unseen, and what it "
+                "prints is private; take jax.debug.print, pure_callback and the like "
+                "out of losses, models, metrics and optimizers."
+            )
+        for inner in inner_programs(equation):
+            _check_whole(inner)
 
 
 def _constants_of(program: Any) -> Iterator[bytes]:

@@ -2,8 +2,8 @@
 
 The number is the privacy loss distribution's where there is one, and the Renyi bound
 elsewhere (sampling without replacement, Skellam, zCDP), or where delta or the noise is
-below what a discretised distribution resolves. The other method is the second opinion, and an
-explicit attack the third: the three must be in order, or nothing is said.
+below what a discretised distribution resolves. The other method is the second opinion,
+and an explicit attack the third: the three must be in order, or nothing is said.
 """
 
 import functools

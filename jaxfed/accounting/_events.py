@@ -197,6 +197,8 @@ def _poisson(event: Any) -> Any:
 def _truncated(event: Any) -> Any:
     _rate(sampling_probability=event.sampling_probability)
     check.non_negative(noise_multiplier=event.noise_multiplier)
+    check.non_negative_integer(dataset_size=event.dataset_size)
+    check.non_negative_integer(truncated_batch_size=event.truncated_batch_size)
     silent = _SILENT[type(event).__name__](event)
     return event if event.noise_multiplier >= _LEAST_NOISE or silent else None
 

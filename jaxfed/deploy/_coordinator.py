@@ -142,7 +142,7 @@ class Coordinator:
             strategy=f"{len(self._clients)} vaults",
             private=True,
             claim=claim.statement,
-            ledger=facts_of(self._ledger),
+            ledger=facts_of(self._ledger, paid.mechanism),
         )
         history.rounds = self._releases.records(claim)
         history.state = self.state.server

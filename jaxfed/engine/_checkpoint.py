@@ -7,15 +7,19 @@ failing disk left: then the one before it is taken.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
@@ -25,6 +29,8 @@ _FORMAT = 1
 _LOG = logging.getLogger("jaxfed")
 # whatever Orbax says of damaged files
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
+# what a disk or a process says that is at its limit: the files may be whole
+_FOR_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,7 @@ class Saver:
             "plan": plan,
             "round": rounds,
             "arrays": _digest_of_arrays(arrays),
+            "layout": _layout(arrays),
             **facts,
         }
         args = self._ocp.args
@@ -148,7 +155,7 @@ class Saver:
     def latest(self, template: PyTree, *, plan: str) -> Saved | None:
         """Returns the newest checkpoint that is whole, or None if there is none.
 
-        Newer ones, which cannot be read, are removed: the run goes on from this one.
+        Newer ones, which cannot be read, are put aside: the run goes on from this one.
 
         Args:
             template: a state with the same structure, shapes and dtypes.
@@ -158,7 +165,7 @@ class Saver:
             ValueError: the directory holds another run.
             RuntimeError: there are checkpoints, and none can be read.
         """
-        damaged = []
+        damaged, layout = [], _layout(_arrays(template))
         for rounds, facts in self.facts.items():
             if facts is not None:
                 if (facts["format"], facts["plan"]) != (_FORMAT, plan):
@@ -169,9 +176,11 @@ class Saver:
                         f"of round {rounds}, got that of round {facts['round']}; it "
                         "was renamed: give it its own name again, or remove it."
                     )
+                if facts["layout"] != layout:
+                    raise self._other_layout(rounds)
                 state = self._read(rounds, template, facts)
                 if state is not None:
-                    self._remove(damaged)
+                    self._put_aside(damaged)
                     return Saved(rounds, state, facts)
             damaged.append(rounds)
         if damaged:
@@ -200,6 +209,7 @@ class Saver:
                 return facts
             reason = "its facts were changed"
         except _UNREADABLE as error:
+            self._check_damage(rounds, error)
             reason = type(error).__name__
         self._warn(rounds, reason)
         return None
@@ -211,6 +221,7 @@ class Saver:
             args = self._ocp.args.StandardRestore(wanted)
             found = self._restored(rounds, arrays=args)["arrays"]
         except _UNREADABLE as error:
+            self._check_damage(rounds, error)
             self._warn(rounds, type(error).__name__)
             return None
         arrays = {name: np.asarray(array) for name, array in found.items()}
@@ -219,11 +230,32 @@ class Saver:
             return None
         return _state(template, arrays)
 
-    def _remove(self, damaged: list[int]) -> None:
-        """Removes checkpoints that cannot be read: Orbax saves none below its last."""
-        with self._errors("mended"):
+    def _put_aside(self, damaged: list[int]) -> None:
+        """Renames what cannot be read: Orbax saves nothing below its last round."""
+        with self._errors("put aside"):
             for rounds in damaged:
-                self._manager.delete(rounds)
+                where = Path(self._checkpoint.directory)
+                names = (f"damaged-{rounds}-{i}" for i in itertools.count(1))
+                free = next(where / n for n in names if not (where / n).exists())
+                (where / str(rounds)).rename(free)
+            if damaged:
+                self._manager.reload()
+
+    def _check_damage(self, rounds: int, error: BaseException) -> None:
+        """Refuses to take a process or a disk at its limit for a damaged checkpoint.
+
+        Raises:
+            RuntimeError: the files may be whole.
+        """
+        words = str(error).lower()
+        said = any(os.strerror(number).lower() in words for number in _FOR_NOW)
+        if said or getattr(error, "errno", None) in _FOR_NOW:
+            raise RuntimeError(
+                f"checkpoint {rounds} in {self._checkpoint.directory} could not be "
+                f"read: {error}. It may be whole: nothing was changed. Close files, "
+                "free memory or mend the disk, and run again; if it stays so, move "
+                "this one away, and the run goes on from the one before."
+            ) from error
 
     def _warn(self, rounds: int, reason: str) -> None:
         _LOG.warning(
@@ -231,6 +263,14 @@ class Saver:
             rounds,
             self._checkpoint.directory,
             reason,
+        )
+
+    def _other_layout(self, rounds: int) -> ValueError:
+        return ValueError(
+            f"checkpoint {rounds} in {self._checkpoint.directory} must hold the state "
+            "of this server optimizer, privacy and client state, got arrays of other "
+            "shapes or types: bring back what the run began with, or name another "
+            "directory, from whose first round it is then repeated."
         )
 
     def other_run(self) -> ValueError:
@@ -260,15 +300,42 @@ class Saver:
 
 def _arrays(state: PyTree) -> dict[str, np.ndarray]:
     """Returns the leaves that Orbax can store: those with elements."""
-    leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(state))]
+    leaves = [np.asarray(leaf) for leaf in jax.device_get(_plain(state))]
     return {f"leaf_{i}": leaf for i, leaf in enumerate(leaves) if leaf.size}
 
 
 def _state(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
     leaves, structure = jax.tree.flatten(template)
-    return structure.unflatten(
-        [arrays.get(f"leaf_{i}", np.asarray(leaf)) for i, leaf in enumerate(leaves)]
+    found = [
+        arrays.get(f"leaf_{i}", np.asarray(jax.device_get(leaf)))
+        for i, leaf in enumerate(_plain(template))
+    ]
+    return structure.unflatten(map(_as, leaves, found))
+
+
+def _plain(state: PyTree) -> list[Any]:
+    """Returns the leaves, keys as the integers in them."""
+    leaves = jax.tree.leaves(state)
+    return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+
+
+def _as(like: Any, array: np.ndarray) -> Any:
+    """Returns integers as the keys that they were."""
+    if not _is_key(like):
+        return array
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
     )
+
+
+def _layout(arrays: dict[str, np.ndarray]) -> str:
+    """Returns a hash of names, dtypes and shapes."""
+    values = [(n, str(a.dtype), a.shape) for n, a in sorted(arrays.items())]
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 def _digest_of_facts(facts: dict[str, Any]) -> str:

@@ -137,8 +137,9 @@ def _widths(work: Work, batching: Batching, given: Strategy) -> tuple[int, ...]:
     if given.batch_widths is not None:
         if given.batch_widths[0] != work.width:
             raise ValueError(
-                f"batch_widths must start with {work.width}, the widest batch of this "
-                f"data, got {given.batch_widths[0]}."
+                "batch_widths must start with the widest batch of this data, not "
+                f"{given.batch_widths[0]}; how wide it is is private: leave "
+                "batch_widths out."
             )
         return given.batch_widths
     half = work.width // 2

@@ -73,6 +73,8 @@ class LedgerFacts(NamedTuple):
     delta: float
     unit: str
     relation: str
+    releases: int
+    """Of this run, those of rounds that were released again included."""
 
 
 class History:

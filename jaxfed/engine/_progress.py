@@ -7,6 +7,7 @@ from typing import Protocol
 import jax
 
 from jaxfed.engine._history import RoundRecord
+from jaxfed.privacy._statement import up
 
 
 class Report(Protocol):
@@ -50,7 +51,7 @@ def bar(rounds: int, *, show: bool) -> Generator[Report]:
         def report(record: RoundRecord) -> None:
             latest.update(record.evaluation)
             name = "hypothetical epsilon" if record.hypothetical else "epsilon"
-            facts = [] if record.epsilon is None else [f"{name} {record.epsilon:.3g}"]
+            facts = [] if record.epsilon is None else [f"{name} {up(record.epsilon)}"]
             facts += [f"{name} {value:.4f}" for name, value in list(latest.items())[:1]]
             progress.update(task, advance=1, facts="  ".join(facts))
 

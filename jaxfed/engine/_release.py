@@ -13,7 +13,7 @@ from jaxfed.engine._plan import sha256_of
 from jaxfed.engine._resume import Resumable
 from jaxfed.engine._run import Run
 from jaxfed.engine._simulate import noise_key
-from jaxfed.ledger import Ledger, PaidRun
+from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import FederatedAlgorithm, Params
 
 _LOG = logging.getLogger("jaxfed")
@@ -78,12 +78,28 @@ class Release:
         """Returns the key that a paid round was noised with."""
         return noise_key(self._paid.noise_key(index), np.int32(index))
 
+    def check_restored(self, rounds: int) -> None:
+        """Refuses another model than the ledger paid for.
+
+        Raises:
+            LedgerError: it is one.
+        """
+        paid = self._paid
+        charges = [c for c in paid.mechanism.charges if c.round == rounds - 1]
+        named = {paid.model_named_by(charge) for charge in charges}
+        if named and None not in named and self._model() not in named:
+            raise LedgerError(
+                f"the checkpoint must hold the model of round {rounds} that the ledger "
+                "paid for, got another one: it was changed since. Restore the right "
+                "one, or remove it, and the rounds are repeated for nothing."
+            )
+
     def _facts(self) -> dict[str, Any]:
         ledger = self._ledger
         return {
             "ledger": {
                 "identity": ledger.identity,
-                "count": len(ledger.history()),
+                "count": ledger.num_entries,
                 "head": ledger.head,
             }
         }

@@ -41,6 +41,7 @@ def write(history: "History", claim: Statement, path: Any, title: str) -> None:
     """
     check.instance((str, os.PathLike), 'pass for example "report.html"', path=path)
     check.instance(str, 'pass for example title="Model 3"', title=title)
+    check.name('pass for example title="Model 3"', title=title)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -150,6 +151,7 @@ def _key_numbers(history: "History", guarantee: words.Guarantee) -> Html:
     who = "Protects" if history.private else "Would protect"
     unit, relation = guarantee.unit, guarantee.relation
     rounds = len(history.rounds)
+    models = rounds + words.repeats(history)
     done = "released" if history.private else "simulated"
     delta = guarantee.delta
     return definitions(
@@ -159,7 +161,7 @@ def _key_numbers(history: "History", guarantee: words.Guarantee) -> Html:
             (who, _fact(words.unit_words(unit), words.relation_words(relation))),
             (
                 "Rounds",
-                _fact(f"{rounds:,}", f"{words.counted(rounds, 'model')} {done}"),
+                _fact(f"{rounds:,}", f"{words.counted(models, 'model')} {done}"),
             ),
         ],
         class_="facts",

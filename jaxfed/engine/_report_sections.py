@@ -187,6 +187,8 @@ def released(history: "History") -> Html:
     if not history.private:
         start, no = "What would be", "What would not be"
     after = f"after each of {rounds:,} rounds" if rounds != 1 else "after the one round"
+    again = words.repeats(history)
+    after += f", and {again:,} more of rounds that were released again" if again else ""
     public = [f"The model's parameters {after}"]
     for group, ending in (
         ([r.released for r in history.rounds], ""),
@@ -198,13 +200,18 @@ def released(history: "History") -> Html:
         for name in dict.fromkeys(name for values in group for name in values):
             count = sum(name in values for values in group)
             public.append(f"{name}, after {words.counted(count, 'round')}{ending}")
-    public.append("The settings: algorithm, mechanism, how many clients there are")
+    public.append(
+        "The settings: algorithm, mechanism, how cohorts are chosen, how many clients "
+        "there are, and whatever else is printed on this page"
+    )
+    if history.private:
+        public.append("When each release was paid for, to the second: in the ledger")
     secret = [
-        "Which clients took part in a round, and how many did",
-        "Any client's examples, update, or number of examples",
+        "Which clients took part in a round, beyond what the settings say of all",
+        "Any client's examples or update, or a number of examples that the settings "
+        "do not name",
         "The losses and metrics of local training",
         "Which clients failed, and how many",
-        "How long a round took",
     ]
     return section(
         "What was released" if history.private else "What a release would be",

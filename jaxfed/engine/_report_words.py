@@ -126,6 +126,9 @@ def in_plain_words(history: "History", guarantee: Guarantee) -> str | None:
     al. 2015, arXiv:1311.0776, theorem 2.1).
     """
     epsilon, delta = guarantee.epsilon, guarantee.delta or 0.0
+    if epsilon is not None and guarantee.budget is not None:
+        # whoever stops because of results has the whole budget to claim, and no less
+        epsilon = max(epsilon, guarantee.budget)
     if epsilon is None or not guarantee.is_finite or guarantee.unit not in _ONE:
         return None
     one = _ONE[guarantee.unit]
@@ -137,7 +140,7 @@ def in_plain_words(history: "History", guarantee: Guarantee) -> str | None:
     seen = "all that it released"
     if history.private:
         seen = "all that " + (
-            "the ledger paid for" if history.ledger else "was released"
+            "the ledger's budget can pay for" if history.ledger else "was released"
         )
     start = "In words:" if history.private else "In words, of such a run:"
     return (
@@ -145,6 +148,12 @@ def in_plain_words(history: "History", guarantee: Guarantee) -> str | None:
         f"be equally likely. A blind guess is right 50{_NARROW}% of the time; the best "
         f"guess of one who has seen {seen}, at most {most}{_NARROW}%."
     )
+
+
+def repeats(history: "History") -> int:
+    """Returns how many releases a run made of rounds that it had released before."""
+    facts = history.ledger
+    return 0 if facts is None else max(0, facts.releases - len(history.rounds))
 
 
 def epsilon_words(epsilon: float | None) -> str:

@@ -110,6 +110,7 @@ def train(
         saver = exits.enter_context(saver_of(saving, algorithm, params))
         if not isinstance(ledger, Ledger):
             ledger = exits.enter_context(Ledger.open(ledger))
+        ledger.check_writable()
         _check_evaluations(watch, rounds, ledger)
         _check_ledger(ledger, saver)
         begun = begun_before(ledger, privacy, rounds, name)
@@ -136,7 +137,7 @@ def train(
             strategy=dataclasses.replace(chosen, batch_widths=None).explain(),
             private=True,
             claim=claim.statement,
-            ledger=facts_of(ledger),
+            ledger=facts_of(ledger, paid.mechanism),
         )
         exits.callback(history._end)
         exits.callback(claim.end)
@@ -150,6 +151,7 @@ def train(
             resumable.restore(
                 history, release.noise_key, rounds=rounds, epsilon=step.epsilon
             )
+            release.check_restored(len(history.rounds))
         try:
             run_rounds(
                 step, algorithm, run, history, watch, rounds=rounds, resumable=resumable
@@ -210,7 +212,8 @@ def begun_before(
     if rounds > found.cost.rounds:
         raise ValueError(
             f"rounds must be <= the {found.cost.rounds} that {name!r} was planned for, "
-            f"got {rounds}; plan another run under another name."
+            f"got {rounds}; ask for as many, or plan another run under another name "
+            "(in a ledger that is not adaptive, before its first release)."
         )
     wanted = privacy.cost(found.cost.rounds, relation=ledger.terms.relation)
     if wanted != found.cost:
@@ -292,7 +295,7 @@ def _exhausted(
     )
 
 
-def facts_of(ledger: Ledger) -> Callable[[], LedgerFacts]:
+def facts_of(ledger: Ledger, mechanism: Mechanism) -> Callable[[], LedgerFacts]:
     """Returns what tells who pays for a run by now; it sums each state up once."""
 
     @functools.lru_cache(maxsize=1)
@@ -301,12 +304,13 @@ def facts_of(ledger: Ledger) -> Callable[[], LedgerFacts]:
         return LedgerFacts(
             name=ledger.path.name,
             head=head,
-            entries=len(ledger.history()),
+            entries=ledger.num_entries,
             epsilon=ledger.epsilon(),
             budget=terms.epsilon,
             delta=terms.delta,
             unit=terms.unit,
             relation=terms.relation,
+            releases=mechanism.releases,
         )
 
     return lambda: facts(ledger.head)

@@ -84,7 +84,7 @@ def _verify(given: argparse.Namespace) -> None:
 def _export_(given: argparse.Namespace) -> None:
     with Ledger.open(given.path, read_only=True) as ledger:
         ledger.export(given.output)
-        print(f"{given.output}: {len(ledger.history())} entries, head {ledger.head}")
+        print(f"{given.output}: {ledger.num_entries} entries, head {ledger.head}")
 
 
 def _read(path: Path, anchor: Path | None = None) -> tuple[Book, Verified]:

@@ -56,7 +56,7 @@ def _exported(path: Path) -> str | None:
 
 def document(ledger: "Ledger") -> dict[str, Any]:
     """Returns the document as plain values."""
-    rows = ledger._store.rows()[: len(ledger.history())]
+    rows = ledger._store.rows()[: ledger.num_entries]
     return {
         "what": _WHAT,
         "how_to_check": (

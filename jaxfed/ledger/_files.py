@@ -139,6 +139,7 @@ class Lock(contextlib.AbstractContextManager["Lock"]):
         except OSError as error:
             raise _unlocked(path, error) from error
         self._close = weakref.finalize(self, os.close, file)
+        _locks.add(self)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -154,6 +155,19 @@ class Lock(contextlib.AbstractContextManager["Lock"]):
 
     def __exit__(self, *exception: object) -> None:
         self._close()
+
+
+_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked child has the lock's file open too: only the parent holds the lock."""
+    for lock in list(_locks):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _unlocked(path: Path, error: OSError) -> LedgerError:

@@ -5,6 +5,7 @@ have been made, and no release is ever made that was not counted. There are no r
 """
 
 import contextlib
+import copy
 import functools
 import os
 import weakref
@@ -157,9 +158,14 @@ class Ledger:
         """What the ledger pays for, in the order of naming."""
         return list(self._book.mechanisms.values())
 
+    @property
+    def num_entries(self) -> int:
+        """How many entries there are."""
+        return len(self._book.entries)
+
     def history(self) -> list[Entry]:
-        """Returns all entries; public."""
-        return list(self._book.entries)
+        """Returns copies of all entries; public."""
+        return copy.deepcopy(self._book.entries)
 
     def epsilon(self) -> float:
         """Returns the epsilon of all releases so far, at the ledger's delta.
@@ -338,7 +344,8 @@ class Ledger:
     def verify(self) -> Verified:
         """Reads the file again and checks every entry, and that charges follow.
 
-        Where this process may read the secret, also who wrote them. Whether plans fit the budget is computed by `python -m jaxfed.ledger verify`.
+        Where this process may read the secret, also who wrote them. Whether plans fit
+        the budget is computed by `python -m jaxfed.ledger verify`.
 
         Raises:
             LedgerError: something is not as it was written.
@@ -379,6 +386,15 @@ class Ledger:
             f"{len(self._book.entries)} entries"
             f"{', closed' if self._store.is_closed else ''})"
         )
+
+    @_alone
+    def check_writable(self) -> None:
+        """Refuses to pay where it was closed, or opened to be read.
+
+        Raises:
+            LedgerError: it was.
+        """
+        self._store.check_writable()
 
     def tag(self, digest: bytes) -> str:
         """Returns twelve digits that name some data, and tell nothing about it."""

@@ -100,12 +100,6 @@ class Store:
         """
         self.check_writable()
         with self.mutex:
-            if self._connection.in_transaction:
-                raise LedgerError(
-                    f"{self.path} must finish one release before the next, got one "
-                    "inside another; nothing was spent for the inner one: end the "
-                    "outer `with ledger.spending(...)` first."
-                )
             with self.errors("locked"):
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -298,6 +292,7 @@ class Store:
         return not busy and frames == moved
 
     def check_writable(self) -> None:
+        """Refuses to write where nothing can be, or not now."""
         self.check_open()
         if self.mode == "read":
             raise LedgerError(
@@ -312,6 +307,12 @@ class Store:
                 f"{self.path} could not be written before ({self.failed}) and nobody "
                 "knows what reached the disk; close it, mend the disk, and open it "
                 "again."
+            )
+        if self._connection.in_transaction:
+            raise LedgerError(
+                f"{self.path} must finish one release before the next, got one inside "
+                "another; nothing was spent for the inner one: end the outer `with "
+                "ledger.spending(...)` first."
             )
 
 

@@ -57,7 +57,7 @@ class Writer:
         round_index = check.non_negative_integer(remedy, round_index=round_index)
         check.instance(str, "pass a public word", about=about)
         owner, book = self.owner, self._book
-        self._store.check_open()
+        self._store.check_writable()
         mechanism.check_next(round_index)
         latest = mechanism.latest(round_index)
 

@@ -86,6 +86,7 @@ def facts(**changes):
         "delta": DELTA,
         "unit": "client",
         "relation": "zero_out",
+        "releases": 0,
     }
     return LedgerFacts(**fields | changes)
 
@@ -456,12 +457,23 @@ def test_no_epsilon_of_the_table_is_below_the_true_one(tmp_path):
         assert epsilon <= float(shown) <= 1.01 * epsilon + 1e-9
 
 
+def test_a_title_cannot_command_a_terminal(tmp_path):
+    with pytest.raises(ValueError, match="one printable line"):
+        page(made(record(1)), tmp_path, title="\x1b[2J")
+
+
+def test_releases_of_repeated_rounds_are_counted(tmp_path):
+    text = page(made(record(1), ledger=facts(releases=3)), tmp_path)
+    assert "3 models released" in text
+    assert "and 2 more of rounds that were released again" in text
+
+
 @pytest.mark.parametrize(
     ("epsilon", "delta", "percent"), [(1.0, 0.0, 74), (3.0, 0.0, 96), (0.0, 0.05, 53)]
 )
 def test_in_plain_words_is_the_best_guess(epsilon, delta, percent):
     """Of the pair that meets (epsilon, delta) exactly: randomised response."""
-    guarantee = words.Guarantee(epsilon, delta, 1.0, "client", "zero_out", None)
+    guarantee = words.Guarantee(epsilon, delta, epsilon, "client", "zero_out", None)
     history = made(record(1), ledger=facts())
     told = (1 - delta) * math.exp(epsilon) / (1 + math.exp(epsilon)) + delta
     assert math.ceil(100 * told) == percent
@@ -472,6 +484,10 @@ def test_in_plain_words_is_the_best_guess(epsilon, delta, percent):
     assert "which of two possible data sets of one example" in words.in_plain_words(
         history, other
     )
+    # a run may have stopped because of its results: the budget is what holds
+    more = words.in_plain_words(history, guarantee._replace(budget=5.0, delta=0.0))
+    assert more is not None
+    assert "at most 100\u202f%" in more
     for nothing in (math.inf, None):
         assert (
             words.in_plain_words(history, guarantee._replace(epsilon=nothing)) is None

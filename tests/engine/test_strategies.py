@@ -244,7 +244,7 @@ def test_widths_must_be_several():
     [
         ("fast", "strategy must be one of"),
         (jf.Strategy(devices=64), "devices must be at most"),
-        (jf.Strategy(batch_widths=(3, 1)), "batch_widths must start with 4"),
+        (jf.Strategy(batch_widths=(3, 1)), "batch_widths must start with the widest"),
     ],
 )
 def test_strategies_that_do_not_fit_are_refused(strategy, message):

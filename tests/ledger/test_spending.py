@@ -376,7 +376,7 @@ def test_a_charge_follows_from_its_plan(field, tmp_path, monkeypatch):
         }
         facts[field] = {"uses": 0, "attempt": 3, "round": -1}[field]
         with (
-            pytest.raises(ValueError, match="does not follow|holds counts"),
+            pytest.raises(ValueError, match=r"does not follow|holds counts"),
             writer.transaction() as written,
         ):
             writer.append(written, "charge", facts)
