@@ -7,6 +7,8 @@ from jaxfed.deploy import _promise
 from jaxfed.deploy._promise import Sums
 from jaxfed.privacy._local import Local
 
+_LONGEST = 10_000_000  # seconds; a task's deadline is checked against it too
+
 
 class RoundAbandoned(RuntimeError):
     """Too few clients reported, again and again; nothing was released or charged."""
@@ -37,6 +39,12 @@ class Pace:
 
     def __post_init__(self) -> None:
         check.positive(deadline_seconds=self.deadline_seconds)
+        if self.deadline_seconds > _LONGEST:
+            raise ValueError(
+                f"deadline_seconds must be <= {_LONGEST:,}, got "
+                f"{self.deadline_seconds:g}; vaults refuse more, and a round that "
+                "waits for months is best ended and begun again."
+            )
         check.positive_integer(
             "release from two or more", least_cohort=self.least_cohort
         )
@@ -55,7 +63,14 @@ class Pace:
         Raises:
             ValueError: a goal would void it.
         """
-        if self.goal is None or isinstance(privacy, Local):
+        if self.goal is None:
+            return
+        if self.goal > privacy.sampling.max_clients:
+            raise ValueError(
+                f"goal must be <= the cohort's {privacy.sampling.max_clients} clients, "
+                f"got {self.goal}; select more."
+            )
+        if isinstance(privacy, Local):
             return
         if _promise.amplifies(privacy):
             raise ValueError(
@@ -68,9 +83,4 @@ class Pace:
                 "goal needs a ledger with relation='replace_one', got "
                 f"{relation!r}: how long one client takes decides whether another one "
                 "still counts. Create the ledger so, or leave goal out."
-            )
-        if self.goal > privacy.sampling.max_clients:
-            raise ValueError(
-                f"goal must be <= the cohort's {privacy.sampling.max_clients} clients, "
-                f"got {self.goal}; select more."
             )

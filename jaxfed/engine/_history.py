@@ -73,8 +73,8 @@ class LedgerFacts(NamedTuple):
     delta: float
     unit: str
     relation: str
-    releases: int
-    """Of this run, those of rounds that were released again included."""
+    repeats: int
+    """Of this run, releases of rounds that had been released before, paid again."""
 
 
 class History:

@@ -152,8 +152,7 @@ def in_plain_words(history: "History", guarantee: Guarantee) -> str | None:
 
 def repeats(history: "History") -> int:
     """Returns how many releases a run made of rounds that it had released before."""
-    facts = history.ledger
-    return 0 if facts is None else max(0, facts.releases - len(history.rounds))
+    return 0 if history.ledger is None else history.ledger.repeats
 
 
 def epsilon_words(epsilon: float | None) -> str:

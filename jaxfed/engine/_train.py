@@ -310,7 +310,7 @@ def facts_of(ledger: Ledger, mechanism: Mechanism) -> Callable[[], LedgerFacts]:
             delta=terms.delta,
             unit=terms.unit,
             relation=terms.relation,
-            releases=mechanism.releases,
+            repeats=mechanism.releases - mechanism.rounds,
         )
 
     return lambda: facts(ledger.head)

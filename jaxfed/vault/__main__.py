@@ -1,8 +1,9 @@
 """The vault's command line: join, audit, build.
 
 Exit codes follow sysexits.h, for cron and systemd: 0 done, or nothing to do; 2 wrong
-arguments; 65 the data cannot be read; 69 the server cannot be reached, try again; 76
-what the server sent is no plan or task; 77 the policy or the record refuses, or the
+arguments; 65 the data cannot be read; 69 the server cannot be reached, try again; 73 a
+file cannot be written; 75 another process has the record, try again; 76 what the server
+sent is no plan or task; 77 the policy or the record refuses, or the
 server does not want this client; 78 the policy is not one.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from jaxfed.vault import _audit, _data, _policy, _signature
 from jaxfed.vault._errors import (
+    Busy,
     DataError,
     PlanError,
     PolicyError,
@@ -26,7 +28,7 @@ from jaxfed.vault._errors import (
     Unreachable,
     WireError,
 )
-from jaxfed.vault._http import Http
+from jaxfed.vault._http import Http, checked_url
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._visit import LOG, Vault
 
@@ -35,11 +37,13 @@ _CODES: dict[type[Exception], int] = {
     Unreachable: 69,
     PlanError: 76,
     WireError: 76,
+    Busy: 75,
     Refused: 77,
     Rejected: 77,
     PolicyError: 78,
 }
 _LONGEST_PAUSE = 300.0
+_LONGEST_WAIT = 1e7
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except tuple(_CODES) as error:
-        LOG.error("%s: %s", type(error).__name__, error)
+        LOG.error("%s: %s", type(error).__name__, _audit.printable(str(error)))
         return next(code for kind, code in _CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         return 130
@@ -68,13 +72,13 @@ def _join(options: argparse.Namespace) -> int:
         )
     columns = None if options.columns is None else _data.columns_of(options.columns)
     read = _data.reader(options.data, columns=columns, table=options.table)
-    vault = Vault(read, policy, options.record)
     server = Http(
         options.url,
         certificate=options.cert,
         key=options.key,
         authority=options.authority,
     )
+    vault = Vault(read, policy, options.record)
     try:
         return _visits(vault, server, options)
     finally:
@@ -130,9 +134,9 @@ def _audited(options: argparse.Namespace) -> int:
     else:
         print("signed by  nobody: vaults refuse it")
     plan = Plan(data)
-    print(_audit.words(plan, options.examples))
+    print(_audit.printable(_audit.words(plan, options.examples)))
     found = _policy.refusals(policy, plan, options.examples)
-    print(_audit.judged(found))
+    print(_audit.printable(_audit.judged(found)))
     if found:
         return 77
     plan.check_itself()  # only what the policy lets run
@@ -143,8 +147,36 @@ def _audited(options: argparse.Namespace) -> int:
 def _built(options: argparse.Namespace) -> int:
     from jaxfed.vault._build import build
 
-    build(options.target)
+    try:
+        build(options.target)
+    except OSError as error:
+        LOG.error("%s cannot be written: %s", options.target, error.strerror)
+        return 73
     return 0
+
+
+def _url(text: str) -> str:
+    try:
+        checked_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= _LONGEST_WAIT:
+        raise argparse.ArgumentTypeError(
+            f"must be seconds, >= 0 and at most {_LONGEST_WAIT:g}, got {text}"
+        )
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number >= 1, got {text}")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     join = commands.add_parser("join", help="take part in a server's rounds")
     join.set_defaults(run=_join)
-    join.add_argument("url", help="https://host:port of the server")
+    join.add_argument("url", type=_url, help="https://host:port of the server")
     join.add_argument("--data", required=True, help="FILE, or file.py:function")
     join.add_argument("--policy", type=Path, required=True, help="JSON file")
     join.add_argument("--cert", type=Path, help="this client's certificate, PEM")
@@ -163,15 +195,15 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--columns", type=Path, help="JSON: columns of each array")
     join.add_argument("--table", help="of an SQLite file")
     join.add_argument("--once", action="store_true", help="one task at most")
-    join.add_argument("--wait", type=float, default=20.0, help="seconds, for a task")
+    join.add_argument("--wait", type=_seconds, default=20.0, help="seconds, for a task")
     join.add_argument(
-        "--patience", type=float, default=3600.0, help="seconds without a server"
+        "--patience", type=_seconds, default=3600.0, help="seconds without a server"
     )
     audit = commands.add_parser("audit", help="say what a plan would do")
     audit.set_defaults(run=_audited)
     audit.add_argument("plan", type=Path)
     audit.add_argument("--policy", type=Path)
-    audit.add_argument("--examples", type=int, default=1000, help="of this client")
+    audit.add_argument("--examples", type=_count, default=1000, help="of this client")
     build = commands.add_parser("build", help="write the vault as one file")
     build.set_defaults(run=_built)
     build.add_argument("target", type=Path, help="vault.pyz")

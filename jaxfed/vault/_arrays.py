@@ -165,7 +165,7 @@ def dynamic_slice(x: Array, *starts: Array, sizes: tuple[int, ...]) -> Array:
 
 def dynamic_update_slice(x: Array, block: Array, *starts: Array) -> Array:
     """A copy with a block replaced."""
-    found = x.copy()
+    found = np.array(x)
     found[_block(x, starts, block.shape)] = block
     return found
 

@@ -17,12 +17,13 @@ def words(plan: Plan, num_examples: int) -> str:
     passes = f"{once.epochs} passes" if once.epochs else f"{once.steps} batches"
     reads = ", ".join(f"{one.name} {one.type}" for one in plan.rows)
     size = sum(one.type.size for one in plan.update)
-    most = max((cost.operations[name], name) for name in cost.operations)[1]
+    kinds = [(count, name) for name, count in cost.operations.items()]
+    most = f", most often {max(kinds)[1]}" if kinds else ""
     lines = [
         f"plan {plan.hash}",
         f"reads      {reads} of each example; nothing else",
         f"trains     {passes}, {once.batch_size} examples at a time",
-        f"computes   {len(cost.operations)} kinds of operations, most often {most}",
+        f"computes   {len(cost.operations)} kinds of operations{most}",
         f"           {cost.flops:,} operations on numbers for {num_examples:,} "
         f"examples, in {cost.peak_bytes:,} bytes",
         f"keeps here {_listed([one.type for one in plan.kept])}",
@@ -53,6 +54,14 @@ def _noise(rules: Rules) -> str:
     if rules.is_local:
         return f"this vault adds {size} to its report before it sends it"
     return f"the server adds {size}, and sees each report before that"
+
+
+def printable(text: str) -> str:
+    """Returns text that cannot command a terminal, whoever wrote the plan."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def judged(found: Sequence[str]) -> str:

@@ -25,6 +25,10 @@ class TooSoon(Refused):
     """A round comes too soon after the last one; a later one may not."""
 
 
+class Busy(Refused):
+    """Another process has the record; later it may not."""
+
+
 class Stale(RuntimeError):
     """What a task names is not there any more: its round is over."""
 

@@ -15,6 +15,30 @@ _SECONDS = 30.0  # without a byte
 _MOST_WORD = 1 << 10
 
 
+def checked_url(url: str) -> tuple[bool, str, int | None]:
+    """Returns whether a URL is of TLS, its host and its port.
+
+    Raises:
+        ValueError: it is no URL of a server.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(
+            f"a server must be https://host:port, got {url!r}: {error}."
+        ) from None
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    is_secure = parts.scheme == "https"
+    fits = is_secure or (parts.scheme == "http" and is_local)
+    if not (fits and host) or parts.path not in ("", "/") or parts.query:
+        raise ValueError(
+            f"a server must be https://host:port, got {url!r}; http:// is for this "
+            "machine alone."
+        )
+    return is_secure, host, port
+
+
 class Http:
     """A server behind a URL.
 
@@ -25,7 +49,8 @@ class Http:
         authority: PEM file of who signed the server's certificate.
 
     Raises:
-        Rejected: a file cannot be read, or the URL is no such URL.
+        Rejected: a file cannot be read.
+        ValueError: the URL is no such URL.
     """
 
     def __init__(
@@ -36,13 +61,9 @@ class Http:
         key: Path | None = None,
         authority: Path | None = None,
     ):
-        parts = urllib.parse.urlsplit(url)
-        is_local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
-            raise Rejected(f"a server must be https://host:port, got {url!r}.")
-        self._host, self._port = parts.hostname or "", parts.port
+        is_secure, self._host, self._port = checked_url(url)
         self._context = None
-        if parts.scheme == "https":
+        if is_secure:
             self._context = _context(certificate, key, authority)
         self._connection: http.client.HTTPConnection | None = None
 

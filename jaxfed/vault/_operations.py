@@ -39,6 +39,8 @@ class Operation(NamedTuple):
     """What it costs; one for each element of its results if None."""
     scratch: Callable[[list[Type], list[Type], dict[str, Any]], int] | None = None
     """How many bytes it takes beside operands and results; few if None."""
+    calls: Callable[[list[Type], list[Type], dict[str, Any]], int] | None = None
+    """How often NumPy is called, each time for long enough to count; once if None."""
 
 
 def read(name: Any, given: Any) -> tuple[Operation, dict[str, Any]]:
@@ -108,7 +110,7 @@ _SCATTER = {"update_window_dims": types.natural_numbers, **_INDICES}
 
 def _shift(left: bool, signed: bool) -> Operation:
     run = functools.partial(arrays.shifted, left=left, signed=signed)
-    return Operation(shapes.whole, run, operands=2)
+    return Operation(shapes.words, run, operands=2)
 
 
 def _reduced(infer: Any, function: Any) -> Operation:
@@ -139,6 +141,19 @@ def _unfolded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     features = kernel.shape[given["rhs"][0]]
     windows = 4 * places * (kernel.size // max(1, features))
     return _padded(inputs, outputs, given) + kernel.bytes + windows
+
+
+def _windows_called(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    return 8 * math.prod(given["window"])
+
+
+def _convolved(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    """Once for each example, or each place of a window, in each group."""
+    kernel, found = inputs[1], outputs[0]
+    window = math.prod(kernel.shape[d] for d in given["rhs"][2:])
+    places = min(window, math.prod(found.shape[d] for d in given["out"][2:]))
+    batch = inputs[0].shape[given["lhs"][0]]
+    return given["feature_groups"] * given["batch_groups"] * (4 + batch + 4 * places)
 
 
 def _drawn(inputs: list[Type], outputs: list[Type], given: Any) -> int:
@@ -180,6 +195,7 @@ def _windows(function: Any, start: float) -> Operation:
         attributes=_WINDOW,
         flops=wide.flops_of_windows,
         scratch=_padded,
+        calls=_windows_called,
     )
 
 
@@ -202,7 +218,9 @@ TABLE: dict[str, Operation] = {
     "argmax": _placed(np.argmax),
     "argmin": _placed(np.argmin),
     "bitcast_convert_type": Operation(
-        shapes.bitcast, lambda x, dtype: np.ascontiguousarray(x).view(dtype), _DTYPE
+        shapes.bitcast,
+        lambda x, dtype: np.ascontiguousarray(x).view(dtype).reshape(x.shape),
+        _DTYPE,
     ),
     "broadcast_in_dim": Operation(
         shapes.broadcast_in_dim,
@@ -223,6 +241,7 @@ TABLE: dict[str, Operation] = {
         operands=2,
         flops=wide.flops_of_convolution,
         scratch=_unfolded,
+        calls=_convolved,
     ),
     "convert_element_type": Operation(shapes.convert, arrays.convert, _DTYPE),
     "cos": Operation(shapes.floats, np.cos),
@@ -342,6 +361,7 @@ TABLE: dict[str, Operation] = {
         operands=2,
         flops=wide.flops_of_windows,
         scratch=_padded,
+        calls=_windows_called,
     ),
     "select": Operation(shapes.select, np.where, operands=3),
     "shift_left": _shift(left=True, signed=False),

@@ -25,6 +25,7 @@ from jaxfed.vault._types import Type, require
 
 FORMAT, VERSION = "jaxfed plan", 1
 MOST_BYTES = 1 << 24  # of the JSON
+_MOST_PARTS = 1 << 19  # lists, fields and what is in them: each takes 100 bytes
 _FIELDS = {
     *("format", "version", "operations", "producer", "constants", "programs"),
     *("shared", "kept", "start", "carry", "update", "metrics", "rows", "batching"),
@@ -177,6 +178,8 @@ def _decompressed(data: bytes, most: int) -> bytes:
 
 
 def _read(text: bytes) -> dict[str, Any]:
+    parts = sum(map(text.count, (b",", b"[", b"{")))
+    require(parts <= _MOST_PARTS, f"a plan must have at most {_MOST_PARTS} parts")
     try:
         found = json.loads(text)
         is_one = canonical(found) == text

@@ -73,7 +73,7 @@ def read(path: Path) -> Policy:
         PolicyError: it is missing, or not a policy.
     """
     try:
-        given = json.loads(path.read_text("utf-8"))
+        given = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise PolicyError(
             f"the policy must be at {path}, got {error.strerror}; write one, or name "
@@ -84,6 +84,19 @@ def read(path: Path) -> Policy:
     if not isinstance(given, dict):
         raise PolicyError(f"{path} must name limits, got {type(given).__name__}.")
     return checked(given)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a limit that is named twice: JSON takes the last one, people the first.
+
+    Raises:
+        PolicyError: one is.
+    """
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PolicyError(f"a policy must name a limit once, got {twice[0]!r} twice.")
+    return dict(pairs)
 
 
 def checked(given: Mapping[str, Any]) -> Policy:
@@ -108,6 +121,12 @@ def _check(name: str, value: Any, default: Any) -> None:
             raise PolicyError(f"{name} must be a list of words ({meaning}).")
         if name == "signers":
             _check_signers(value)
+            return
+        unknown = [word for word in value if word not in default]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], default, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise PolicyError(f"{name} has no {unknown[0][:80]!r} ({meaning}){hint}")
         return
     kinds = (int, float) if isinstance(default, float) else (int,)
     is_number = type(value) in kinds and 0 <= value < 10**18

@@ -108,7 +108,6 @@ class Program:
         for register, one in zip(results, found):
             self._define(register, one)
         self._counts[name] = self._counts.get(name, 0) + 1
-        self._calls += 1
         self._code.append([run, operands, results, ()])
 
     def _plain(self, name: Any, inputs: list[Type], given: Any) -> Any:
@@ -120,6 +119,8 @@ class Program:
         cost = operation.flops
         elements = sum(one.size for one in found)
         self._flops += elements if cost is None else cost(inputs, found, attributes)
+        calls = operation.calls
+        self._calls += 1 if calls is None else calls(inputs, found, attributes)
         scratch = operation.scratch
         self._scratch.append(
             0 if scratch is None else scratch(inputs, found, attributes)
@@ -132,7 +133,7 @@ class Program:
         run, found, turns, bodies = build(self._program, inputs, given)
         costs = [body.cost for body in bodies]
         self._flops += turns * max(cost.flops for cost in costs)
-        self._calls += turns * max(1 + cost.calls for cost in costs)
+        self._calls += 1 + turns * max(1 + cost.calls for cost in costs)
         peak = max(cost.peak_bytes for cost in costs)
         self._inner_bytes = max(self._inner_bytes, peak)
         return run, found

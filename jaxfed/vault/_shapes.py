@@ -40,6 +40,13 @@ def whole(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
     return alike(inputs, attributes)
 
 
+def words(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
+    """Of arrays of 32-bit integers of one dtype."""
+    whole_words = inputs[0].dtype in ("int32", "uint32")
+    require(whole_words, "an operand must hold 32-bit integers", inputs[0])
+    return alike(inputs, attributes)
+
+
 def alike(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
     """Of arrays of one dtype, and of one shape but for scalars."""
     require(len({x.dtype for x in inputs}) == 1, "operands must have one dtype", inputs)
@@ -101,6 +108,11 @@ def reshape(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
     """The same elements in another shape."""
     found = checked(inputs[0].dtype, list(attributes["shape"]))
     require(found.size == inputs[0].size, "no element may come or go", found)
+    order = attributes["dimensions"]
+    if order is not None:
+        rank = inputs[0].rank
+        fits = len(axes(order, rank)) == rank
+        require(fits, "every dimension must be named", order)
     return [found]
 
 
@@ -121,7 +133,7 @@ def rev(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
 def concatenate(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
     """Arrays behind one another."""
     (d,) = axes((attributes["dimension"],), inputs[0].rank)
-    rest = {(x.dtype, x.shape[:d], x.shape[d + 1 :]) for x in inputs}
+    rest = {(x.dtype, x.rank, x.shape[:d], x.shape[d + 1 :]) for x in inputs}
     require(len(rest) == 1, "arrays must fit behind one another", inputs)
     shape = list(inputs[0].shape)
     shape[d] = sum(x.shape[d] for x in inputs)

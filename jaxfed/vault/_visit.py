@@ -13,7 +13,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxfed.vault import _lattice, _noise, _policy, _rules, _signature, _task, _training
+from jaxfed.vault import (
+    _lattice,
+    _lock,
+    _noise,
+    _policy,
+    _rules,
+    _signature,
+    _task,
+    _training,
+)
 from jaxfed.vault._errors import Refused, Stale, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._participation import Participation
@@ -70,6 +79,7 @@ class Vault:
 
     Raises:
         Refused: the record is damaged, or the folder cannot be used.
+        Busy: another process has it.
     """
 
     def __init__(self, read: Read, policy: Policy, folder: Path):
@@ -81,12 +91,14 @@ class Vault:
                 f"{folder} must be a folder to write in: {error.strerror}; name "
                 "another one with --record."
             ) from None
+        self._lock = _lock.held(folder)
         self._record, self._kept = Participation(folder / "record.db"), Kept(folder)
         self._plans: dict[str, Plan] = {}
 
     def close(self) -> None:
-        """Closes the record."""
+        """Closes the record, and lets another process have it."""
         self._record.close()
+        self._lock.close()
 
     def visit(self, transport: Transport, *, seconds: float = 20.0) -> Outcome:
         """Takes one task, if there is one, and answers it.

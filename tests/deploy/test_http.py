@@ -327,7 +327,7 @@ def test_a_server_that_is_not_there_can_be_tried_again(pki, server):
     with pytest.raises(Unreachable):
         way.task(0)
     for url in ("ftp://127.0.0.1", "http://example.org", "127.0.0.1:80"):
-        with pytest.raises(Rejected, match="must be https"):
+        with pytest.raises(ValueError, match="must be https"):
             Http(url)
     with pytest.raises(Rejected, match="needs --cert"):
         Http("https://127.0.0.1:1")

@@ -86,7 +86,7 @@ def facts(**changes):
         "delta": DELTA,
         "unit": "client",
         "relation": "zero_out",
-        "releases": 0,
+        "repeats": 0,
     }
     return LedgerFacts(**fields | changes)
 
@@ -463,7 +463,7 @@ def test_a_title_cannot_command_a_terminal(tmp_path):
 
 
 def test_releases_of_repeated_rounds_are_counted(tmp_path):
-    text = page(made(record(1), ledger=facts(releases=3)), tmp_path)
+    text = page(made(record(1), ledger=facts(repeats=2)), tmp_path)
     assert "3 models released" in text
     assert "and 2 more of rounds that were released again" in text
 

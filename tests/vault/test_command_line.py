@@ -87,7 +87,6 @@ def test_an_audit_refuses_what_is_no_plan(folder, caplog):
         ({"--data": "none.npz"}, 65, "data must be a file"),
         ({"--columns": "none.json"}, 65, "column file must be at"),
         ({"--record": "data.npz"}, 77, "folder to write in"),
-        ({"url": "http://elsewhere:1"}, 77, "must be https"),
         ({"url": "http://127.0.0.1:9"}, 69, "did not answer"),
         ({"url": "https://127.0.0.1:9"}, 77, "needs --cert"),
     ],
@@ -99,6 +98,50 @@ def test_every_failure_has_its_words_and_its_code(change, code, words, folder, c
     given = [part for pair in options.items() for part in pair]
     assert main(["join", url, "--once", "--patience", "0", *given]) == code
     assert words in caplog.text
+
+
+def test_a_wrong_argument_is_said_before_anything_is_done(folder, capsys):
+    rest = ["--data", "data.npz", "--policy", "policy.json"]
+    for url in (
+        *("http://elsewhere:1", "https://a:99999", "https://a:abc", "https://[::1"),
+        *("ftp://127.0.0.1", "127.0.0.1:80", "https://", "https://a/path"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["join", url, *rest])
+        assert "must be https://host:port" in capsys.readouterr().err
+    for seconds in ("nan", "inf", "-40", "1e9"):
+        for option in ("--wait", "--patience"):
+            with pytest.raises(SystemExit, match="2"):
+                main(["join", "https://a:1", *rest, option, seconds])
+            assert "must be seconds" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["audit", "plan", "--examples", "0"])
+
+
+def test_what_cannot_be_written_is_said(folder, caplog):
+    assert main(["build", str(folder / "none" / "vault.pyz")]) == 73
+    assert "cannot be written" in caplog.text
+
+
+def test_a_plan_cannot_command_a_terminal():
+    from jaxfed.vault import _audit
+
+    shown = _audit.printable("\x1b[2J\u202e \nok")
+    assert shown == "\\x1b[2J\\u202e \nok"
+
+
+def test_a_record_has_one_process(folder, caplog):
+    """Two could answer one round with two noises."""
+    from jaxfed.vault import _lock
+
+    place = folder / "vault-record"
+    place.mkdir()
+    once = ["join", "http://127.0.0.1:9", "--once", "--patience", "0"]
+    once += ["--data", "data.npz", "--policy", "policy.json"]
+    with _lock.held(place):
+        assert main(once) == 75
+        assert "another process takes part" in caplog.text
+    assert main(once) == 69  # now it gets as far as the server
 
 
 def test_wrong_arguments_are_shown(capsys):

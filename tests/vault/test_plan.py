@@ -404,3 +404,51 @@ def test_arrays_on_the_way_are_counted(name):
     tracemalloc.stop()
     assert peak > FAR  # or it would show nothing
     assert made.cost.peak_bytes > peak / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "inputs"),
+    [
+        ("shift_left", {}, [("uint8", (3,)), ("uint8", (3,))]),
+        ("shift_right_logical", {}, [("bool", (3,)), ("bool", (3,))]),
+        ("reshape", {"shape": [6], "dimensions": [0]}, [(F32, (2, 3))]),
+        ("reshape", {"shape": [6], "dimensions": [0, 5]}, [(F32, (2, 3))]),
+        ("concatenate", {"dimension": 1}, [(F32, (2, 3)), (F32, (2,))]),
+    ],
+)
+def test_what_cannot_run_is_refused_from_its_types(name, attributes, inputs):
+    with pytest.raises(PlanError):
+        one(name, attributes, inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "inputs", "shape"),
+    [
+        ("bitcast_convert_type", {"dtype": "int32"}, [(F32, ())], ()),
+        ("dynamic_update_slice", {}, [(F32, ()), (F32, ())], ()),
+    ],
+)
+def test_scalars_stay_scalars(name, attributes, inputs, shape):
+    made = one(name, attributes, inputs)
+    (found,) = made(*[np.ones(s, d) for d, s in inputs])
+    assert np.shape(found) == shape
+    assert made.outputs[0].shape == shape
+
+
+def test_a_bomb_of_small_parts_is_not_taken_apart():
+    """16 MB of JSON can be 400 MB of lists."""
+    text = b'{"a":[' + b"[]," * (5 << 20) + b"[]]}"
+    bomb = zlib.compress(text, 9)
+    assert len(bomb) < 1 << 16
+    tracemalloc.start()
+    with pytest.raises(PlanError, match="parts"):
+        Plan(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    tracemalloc.stop()
+
+
+def test_windows_count_as_often_as_they_are_looked_at():
+    """Each place of a window is a call of NumPy, however little it computes."""
+    window = {"window": [50, 50], "strides": [1, 1], "padding": [[0, 0], [0, 0]]}
+    made = one("reduce_window_sum", window, [(F32, (50, 50))])
+    assert made.cost.calls >= 2500

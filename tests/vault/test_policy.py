@@ -98,6 +98,9 @@ def test_the_defaults_are_a_policy_and_every_limit_is_explained(tmp_path):
         ({"signers": ["G" * 64]}, "64 hexadecimal digits"),
         ({"operations": "ab"}, "must be a list of words"),
         ({"operations": [1]}, "must be a list of words"),
+        ({"operations": ["ad"]}, "did you mean 'pad'"),
+        ({"mechanisms": ["local gausian"]}, "did you mean 'local gaussian'"),
+        ({"mechanisms": ["none"]}, "kinds of noise that are enough"),
     ],
 )
 def test_a_wrong_policy_is_refused(given, match):
@@ -106,7 +109,11 @@ def test_a_wrong_policy_is_refused(given, match):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [(None, "must be at"), ("{", "must be JSON"), ("[]", "name")]
+    ("text", "match"),
+    [
+        *((None, "must be at"), ("{", "must be JSON"), ("[]", "name")),
+        ('{"most_epsilon": 1, "most_epsilon": 99}', "got 'most_epsilon' twice"),
+    ],
 )
 def test_a_wrong_file_is_refused(text, match, tmp_path):
     path = tmp_path / "policy.json"
