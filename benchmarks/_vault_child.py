@@ -1,6 +1,7 @@
 """One vault in a bare environment: import, first round, later rounds, memory.
 
-Run as `python -I _vault_child.py VAULT.PYZ PLAN MODEL DATA REPEATS`; prints JSON.
+Run as `python -I _vault_child.py VAULT.PYZ PLAN MODEL DATA REPEATS`; prints JSON. With
+`-S` it finds no NumPy, and model and data are JSON.
 """
 
 import json
@@ -12,10 +13,9 @@ import time
 started = time.perf_counter()
 archive, plan_path, model_path, data_path, repeats = sys.argv[1:]
 sys.path.insert(0, archive)
-import numpy as np  # noqa: E402
-
 from jaxfed.vault import __main__ as command_line  # noqa: E402
 from jaxfed.vault import _lattice, _training  # noqa: E402
+from jaxfed.vault._numpy import HAS_NUMPY, np  # noqa: E402
 from jaxfed.vault._plan import Plan  # noqa: E402
 
 imported = time.perf_counter() - started
@@ -26,10 +26,20 @@ with open(plan_path, "rb") as file:
 loaded = time.perf_counter() - started
 plan.check_itself()
 checked = time.perf_counter() - started
-with np.load(data_path, allow_pickle=False) as found:
-    examples = {name: found[name] for name in found.files}
-with np.load(model_path, allow_pickle=False) as found:
-    shared = [found[name] for name in sorted(found.files)]
+
+
+def arrays(path):
+    """Returns the arrays of a file by name."""
+    if HAS_NUMPY:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    with open(path) as file:
+        found = json.load(file)
+    return {name: np.array(values, kind) for name, (kind, values) in found.items()}
+
+
+examples = arrays(data_path)
+shared = [array for _, array in sorted(arrays(model_path).items())]
 key = np.array([1, 2], np.uint32)
 size = sum(one.type.size for one in plan.update)
 group = _lattice.Group(tuple(range(len(plan.update))), 1.0, 1 << 20, 1 << 20, False)
@@ -66,6 +76,7 @@ print(
             "steady_seconds": statistics.median(times) if times else None,
             "peak_mb": int(lines["VmHWM"].split()[0]) / 1024,
             "rusage_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "has_numpy": HAS_NUMPY,
             "has_jax": any(name.startswith("jax.") for name in sys.modules),
             "update": [float(np.abs(a).sum()) for a in trained.update],
         }

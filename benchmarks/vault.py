@@ -33,6 +33,8 @@ from jaxfed.vault._plan import Plan
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "vault.json"
 BATCH, STEPS = 20, 5
+LISTED = ("logistic",)  # measured without NumPy too
+WITHOUT = " without NumPy"
 GATES = {
     "import_seconds": 0.3,
     "cold_seconds": 1.2,
@@ -98,8 +100,11 @@ def prepare(folder):
         (folder / f"{name}.plan").write_bytes(plan)
         shared = jax.tree.leaves(algorithm.broadcast(algorithm.init(params)))
         arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(shared)}
-        np.savez(folder / f"{name}-model.npz", **arrays)
-        np.savez(folder / f"{name}-data.npz", **data)
+        for what, found in (("model", arrays), ("data", data)):
+            np.savez(folder / f"{name}-{what}.npz", **found)
+            if name in LISTED:
+                plain = {n: [a.dtype.name, a.tolist()] for n, a in found.items()}
+                (folder / f"{name}-{what}.json").write_text(json.dumps(plain))
     build(folder / "vault.pyz")
     return sizes
 
@@ -182,17 +187,20 @@ def pinned(command, *, core):
 def measure(folder, python, repeats, inner):
     """Returns medians over interleaved runs, by family."""
     core = max(os.sched_getaffinity(0))
-    runs = {name: {"vault": [], "jax": []} for name in families()}
+    names = [*families(), *(name + WITHOUT for name in LISTED)]
+    runs = {name: {"vault": [], "jax": []} for name in names}
     for _ in range(repeats):
-        for name in runs:
-            files = [folder / f"{name}{end}" for end in (".plan", "-model.npz")]
-            files += [folder / f"{name}-data.npz"]
-            child = [python, "-I", HERE / "_vault_child.py", folder / "vault.pyz"]
-            runs[name]["vault"].append(
+        for full in runs:
+            name = full.removesuffix(WITHOUT)
+            kind, flags = ("npz", ["-I"]) if name == full else ("json", ["-I", "-S"])
+            files = [folder / f"{name}.plan"]
+            files += [folder / f"{name}-{what}.{kind}" for what in ("model", "data")]
+            child = [python, *flags, HERE / "_vault_child.py", folder / "vault.pyz"]
+            runs[full]["vault"].append(
                 pinned([str(c) for c in (*child, *files, inner)], core=core)
             )
             command = [sys.executable, __file__, "--jax", name, "--inner", str(inner)]
-            runs[name]["jax"].append(pinned(command, core=core))
+            runs[full]["jax"].append(pinned(command, core=core))
     return {name: summary(found) for name, found in runs.items()}
 
 
@@ -237,6 +245,7 @@ def broken_gates(found):
                 yield name, key, one[key]
     for name, key, gate in (
         ("logistic", "peak_mb", "tabular_mb"),
+        ("logistic" + WITHOUT, "peak_mb", "tabular_mb"),
         ("cnn", "peak_mb", "cnn_mb"),
         ("cnn", "steady_ratio", "steady_ratio_cnn"),
     ):
@@ -247,7 +256,7 @@ def broken_gates(found):
 def report(found, sizes):
     """Prints a line a family."""
     for name, one in found.items():
-        one.update(sizes[name])
+        one.update(sizes[name.removesuffix(WITHOUT)])
         print(
             f"{name:12} {one['parameters']:>9,} parameters, plan {one['plan_bytes']:,} "
             f"bytes; import {one['import_seconds']:.2f} s, first round "

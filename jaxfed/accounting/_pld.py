@@ -202,12 +202,11 @@ def _binomial(epsilon: float, uses: int, interval: float) -> "PrivacyLossDistrib
     log_mass, loss = _pure.losses(epsilon, uses)
     up = np.ceil(loss / interval).astype(np.int64)
     mass = np.bincount(up - up.min(), weights=np.exp(log_mass))
-    total = float(mass.sum())
     pmf = pld_pmf.DensePLDPmf(
         interval,
         int(up.min()),
-        mass / max(1.0, total),
-        max(0.0, 1.0 - total),  # what rounding lost counts as infinite loss
+        mass / mass.sum(),  # logarithms of factorials are good to 1e-9, relative
+        0.0,
         pessimistic_estimate=True,
     )
     return pld.PrivacyLossDistribution(pmf)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
+from jaxfed.vault._numpy import np
 
 Array = np.ndarray
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

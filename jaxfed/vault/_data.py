@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxfed.vault._errors import DataError
+from jaxfed.vault._numpy import HAS_NUMPY, np
 from jaxfed.vault._plan import Named
 
 _SUFFIXES = {".csv": "CSV", ".npz": "npz", ".db": "SQLite", ".sqlite": "SQLite"}
@@ -167,6 +166,11 @@ def _no_bad(name: str, bad: np.ndarray, what: str) -> None:
 
 
 def _npz(path: Path) -> Arrays:
+    if not HAS_NUMPY:
+        raise DataError(
+            f"{path} is NumPy's format, and this machine has no NumPy; install it, or "
+            "bring CSV, SQLite or a function."
+        )
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
@@ -246,18 +250,18 @@ def _places(header: Sequence[str], needed: Sequence[str], path: Path) -> list[in
 
 
 def _numbers(lines: Sequence[Sequence[Any]], needed: Sequence[str]) -> np.ndarray:
-    found = np.empty((len(lines), len(needed)), np.float64)
+    found = []
     for number, line in enumerate(lines):
         for place, value in enumerate(line):
             try:
-                found[number, place] = float(value)
+                found.append(float(value))
             except (TypeError, ValueError):
                 raise DataError(
                     f"column {needed[place]!r} must hold numbers, but example "
                     f"{number + 1} holds none; encode words as numbers, and leave out "
                     "examples with gaps."
                 ) from None
-    return found
+    return np.array(found, np.float64).reshape((len(lines), len(needed)))
 
 
 def _called(path: Path, function: str) -> Any:

@@ -9,10 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from jaxfed.vault import _wire
 from jaxfed.vault._errors import Refused, WireError
+from jaxfed.vault._numpy import np
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._task import Task, report_types
 from jaxfed.vault._types import Type

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _arrays
+from jaxfed.vault._numpy import np
 from jaxfed.vault._program import Array
 
 _F = np.float32

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxfed.vault import _arrays
+from jaxfed.vault._numpy import np
 from jaxfed.vault._types import Type, require
 
 _WORDS = np.array([7, 13], np.uint32)

@@ -14,9 +14,8 @@ import functools
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from jaxfed.vault import _lattice, _tables
+from jaxfed.vault._numpy import np
 from jaxfed.vault._program import Array
 from jaxfed.vault._rules import Rules
 

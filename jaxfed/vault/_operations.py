@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _arrays as arrays
 from jaxfed.vault import _products as products
 from jaxfed.vault import _shapes as shapes
 from jaxfed.vault import _shapes_of_products as wide
 from jaxfed.vault import _types as types
+from jaxfed.vault._numpy import HAS_NUMPY, np
 from jaxfed.vault._types import PlanError, Type, require
 
 VERSION = 1
@@ -50,6 +49,8 @@ def read(name: Any, given: Any) -> tuple[Operation, dict[str, Any]]:
         PlanError: there is none, or its attributes are not those it has.
     """
     require(isinstance(name, str) and name in TABLE, "there is no such operation", name)
+    if name in _NUMPY_ALONE and not HAS_NUMPY:
+        raise PlanError(f"{name} needs NumPy, which is not installed on this machine")
     operation = TABLE[name]
     require(type(given) is dict, "attributes must be named", given)
     if set(given) != set(operation.attributes):
@@ -78,6 +79,11 @@ def _exponent(value: Any) -> int:
     return int(value)
 
 
+# what images need and tables do not
+_NUMPY_ALONE = {
+    *("conv_general_dilated", "reduce_window_max", "reduce_window_sum"),
+    *("scatter_windows", "sort"),
+}
 _SHAPE = {"shape": types.natural_numbers}
 _DTYPE = {"dtype": types.a_dtype}
 _AXES = {"axes": types.natural_numbers}

@@ -16,10 +16,9 @@ import zlib
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _made_up, _operations, _rules, _types
 from jaxfed.vault._errors import PlanError
+from jaxfed.vault._numpy import np
 from jaxfed.vault._program import Array, Program
 from jaxfed.vault._types import Type, require
 

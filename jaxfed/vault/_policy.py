@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxfed.vault import _operations, _rules
 from jaxfed.vault._errors import PolicyError
+from jaxfed.vault._numpy import HAS_NUMPY
 from jaxfed.vault._participation import Limits
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._program import Cost
@@ -41,6 +42,7 @@ LIMITS: dict[str, tuple[Any, str]] = {
     "most_delta": (1e-3, "delta of a whole run"),
 }
 _A_STEP = 10  # how many operations a step takes as long as, beside its own
+_A_CALL, _AN_OBJECT = 50, 10  # flops and bytes, over Python's lists
 _A_SLOT = 24  # bytes of a place in a batch, beside its example
 
 
@@ -156,13 +158,13 @@ def cost_of(plan: Plan, num_examples: int) -> Cost:
     for _, program in programs:
         for name, count in program.cost.operations.items():
             counts[name] = counts.get(name, 0) + count
-    return Cost(
-        operations=counts,
-        flops=sum(times * program.cost.flops for times, program in programs),
-        calls=sum(times * (p.cost.calls + _A_STEP) for times, p in programs),
-        peak_bytes=max(program.cost.peak_bytes for _, program in programs)
-        + _A_SLOT * batching.batch_size,
-    )
+    flops = sum(times * program.cost.flops for times, program in programs)
+    calls = sum(times * (p.cost.calls + _A_STEP) for times, p in programs)
+    peak = max(program.cost.peak_bytes for _, program in programs)
+    peak += _A_SLOT * batching.batch_size
+    if not HAS_NUMPY:  # each number is an object, and each operation on it takes time
+        calls, peak = calls + flops // _A_CALL, _AN_OBJECT * peak
+    return Cost(operations=counts, flops=flops, calls=calls, peak_bytes=peak)
 
 
 def refusals(policy: Policy, plan: Plan, num_examples: int) -> list[str]:

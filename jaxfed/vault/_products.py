@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
-
 from jaxfed.vault._arrays import Array, pad
+from jaxfed.vault._numpy import np
 
 Pairs = Any
 
@@ -60,6 +58,8 @@ def _convolved(x: Array, w: Array, strides: Any, dilation: Any) -> Array:
     ]
     if math.prod(window) > math.prod(out) or inner * features > 1 << 16:
         return _by_place(x, w, strides, dilation, out)
+    from numpy.lib.stride_tricks import as_strided
+
     # one buffer for an example's windows stays in the cache
     step = x.strides[1:-1]
     shape = (*out, *window, inner)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _operations, _types
+from jaxfed.vault._numpy import np
 from jaxfed.vault._types import Type, require
 
 Array = np.ndarray

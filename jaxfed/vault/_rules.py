@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _types
 from jaxfed.vault._lattice import MOST_FINE_LEVELS, MOST_LEVELS, Group
+from jaxfed.vault._numpy import np
 from jaxfed.vault._types import require
 
 LOCAL = ("local gaussian", "local laplace")

@@ -17,9 +17,8 @@ import math
 from fractions import Fraction
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _laws
+from jaxfed.vault._numpy import np
 
 WORDS = 3  # uint32 words that one draw takes
 MOST_INDEX_BITS = 15

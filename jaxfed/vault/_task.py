@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _participation, _wire
 from jaxfed.vault._errors import WireError
+from jaxfed.vault._numpy import np
 from jaxfed.vault._plan import Named, Plan, canonical
 from jaxfed.vault._types import Type
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxfed.vault import _arrays
+from jaxfed.vault._numpy import np
 from jaxfed.vault._plan import Batching, Plan
 from jaxfed.vault._program import Array
 

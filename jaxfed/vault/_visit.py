@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from jaxfed.vault import (
     _lattice,
     _lock,
@@ -25,6 +23,7 @@ from jaxfed.vault import (
 )
 from jaxfed.vault._errors import Refused, Stale, WireError
 from jaxfed.vault._kept import Kept
+from jaxfed.vault._numpy import np
 from jaxfed.vault._participation import Participation
 from jaxfed.vault._plan import Named, Plan
 from jaxfed.vault._policy import Policy

@@ -11,9 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxfed.vault._errors import WireError
+from jaxfed.vault._numpy import np
 from jaxfed.vault._types import Type
 
 MOST_HEADER = 1 << 16
