@@ -109,8 +109,9 @@ class RenyiFilter:
             raise BudgetExhausted(
                 f"{uses} of this event must fit into the budget of epsilon "
                 f"{self.epsilon:g} at delta {self.delta:g}, of which "
-                f"{100 * self.spent:.3g} % is spent; {left:,} would fit. Use more "
-                "noise, fewer clients a round or fewer rounds, or stop here."
+                f"epsilon {math.ceil(1e4 * self.epsilon_spent) / 1e4:g} counts as "
+                f"spent; {left:,} would fit. Use more noise, fewer clients a round or "
+                "fewer rounds, or stop here."
             )
         self._spent = after
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed.typing import PyTree
 
-_FORMAT = 1
+_FORMAT = 2
 _LOG = logging.getLogger("jaxfed")
 # whatever Orbax says of damaged files
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)

@@ -33,6 +33,8 @@ def program_of(
     params: Params,
     data: FederatedData,
     batch_widths: tuple[int, ...] | None = None,
+    *,
+    released: bool = True,
 ) -> bytes:
     """Returns a digest of what clients and the server compute in a round. Private.
 
@@ -61,7 +63,7 @@ def program_of(
 
     shapes = jax.eval_shape(lambda: params)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    program = _program.digest_of(one_round, shapes, rows, key)
+    program = _program.digest_of(one_round, shapes, rows, key, released=released)
     return hashlib.sha256(
         program + repr((local.batching, batch_widths)).encode()
     ).digest()

@@ -72,36 +72,35 @@ class Release:
             saver,
             plan=self._paid.identity,
             facts=self._facts,
+            check=self._check_restored,
         )
 
     def noise_key(self, index: int) -> jax.Array:
         """Returns the key that a paid round was noised with."""
         return noise_key(self._paid.noise_key(index), np.int32(index))
 
-    def check_restored(self, rounds: int) -> None:
-        """Refuses another model than the ledger paid for.
+    def _check_restored(self, facts: dict[str, Any]) -> None:
+        """Refuses another model than was saved: who has no secret cannot seal one.
 
         Raises:
             LedgerError: it is one.
         """
-        paid = self._paid
-        charges = [c for c in paid.mechanism.charges if c.round == rounds - 1]
-        named = {paid.model_named_by(charge) for charge in charges}
-        if named and None not in named and self._model() not in named:
+        if facts.get("model") != self._paid.sealed(self._model()):
             raise LedgerError(
-                f"the checkpoint must hold the model of round {rounds} that the ledger "
-                "paid for, got another one: it was changed since. Restore the right "
+                f"the checkpoint of round {facts['round']} must hold the model that "
+                "was saved, got another one: it was changed since. Restore the right "
                 "one, or remove it, and the rounds are repeated for nothing."
             )
 
     def _facts(self) -> dict[str, Any]:
         ledger = self._ledger
         return {
+            "model": self._paid.sealed(self._model()),
             "ledger": {
                 "identity": ledger.identity,
                 "count": ledger.num_entries,
                 "head": ledger.head,
-            }
+            },
         }
 
     def _model(self) -> str:

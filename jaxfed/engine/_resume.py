@@ -51,6 +51,7 @@ class Resumable:
         saver: from `saver_of`.
         plan: the hash of what is run, and on what.
         facts: returns further public facts to save, such as the ledger's head.
+        check: refuses a state that does not fit the facts saved with it.
 
     Attributes:
         is_ended: whether a callback had ended the run that was saved.
@@ -65,9 +66,11 @@ class Resumable:
         *,
         plan: str,
         facts: Callable[[], dict[str, Any]] = dict,
+        check: Callable[[dict[str, Any]], None] = lambda facts: None,
     ):
         self._run, self._algorithm, self._params = run, algorithm, params
-        self._saver, self._plan, self._facts = saver, plan, facts
+        self._saver, self._plan = saver, plan
+        self._facts, self._check = facts, check
         self._last, self.is_ended = 0, False
 
     def restore(
@@ -107,6 +110,7 @@ class Resumable:
         self._run.resume(
             saved.round, RoundState(kept["server"], aggregator, kept["clients"])
         )
+        self._check(saved.facts)
         state = _devices.on_first(self._run.state)
         history.state = state.server
         history.params = self._algorithm.broadcast(state.server).params

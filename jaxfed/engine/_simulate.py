@@ -105,7 +105,7 @@ def simulate(
                 params,
                 seed=seed,
                 inputs=inputs_of(data, params).hex(),
-                program=program_of(algorithm, params, data).hex(),
+                program=program_of(algorithm, params, data, released=False).hex(),
             )
             resumable = Resumable(run, algorithm, params, saver, plan=plan)
             resumable.restore(

@@ -151,7 +151,6 @@ def train(
             resumable.restore(
                 history, release.noise_key, rounds=rounds, epsilon=step.epsilon
             )
-            release.check_restored(len(history.rounds))
         try:
             run_rounds(
                 step, algorithm, run, history, watch, rounds=rounds, resumable=resumable

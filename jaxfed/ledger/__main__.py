@@ -9,6 +9,7 @@ import io
 import sys
 from pathlib import Path
 
+from jaxfed.accounting import AccountingError
 from jaxfed.ledger import _anchor, _export
 from jaxfed.ledger._book import Book
 from jaxfed.ledger._errors import LedgerError
@@ -39,11 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _COMMANDS[given.command](given)
         sys.stdout.flush()
-    except LedgerError as error:
+    except (LedgerError, AccountingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: nothing could be printed: {error.strerror}", file=sys.stderr)
+        print(f"error: {given.path}: {error.strerror or error}", file=sys.stderr)
         return 1
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as e:
         kind = type(e).__name__

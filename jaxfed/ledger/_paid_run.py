@@ -52,6 +52,11 @@ class PaidRun:
             )
             self._ledger._book.budget.check(self.mechanism, uses)
 
+    def sealed(self, model: str) -> str:
+        """Returns an HMAC of a model's hash: what only the ledger's owner can write."""
+        text = f"model {self.identity} {model}"
+        return self._ledger._owner.sealed(text.encode("ascii"))
+
     def index_of(self, about: str) -> int:
         """Returns the round that was about something, or the next one.
 

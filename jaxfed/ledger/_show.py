@@ -34,7 +34,7 @@ def show(book: Book, *, where: str, last: int | None, console: Console) -> None:
     lines = [
         f"Privacy ledger {where}" + (f": {terms.purpose}" if terms.purpose else ""),
         f"Budget    epsilon {terms.epsilon:g} at delta {terms.delta:g}, {kind}",
-        f"Spent     epsilon {up(spent)} ({100 * spent / terms.epsilon:.3g} %)",
+        f"Spent     epsilon {up(spent)} ({_share(spent, terms.epsilon)} %)",
         f"Protects  {_UNITS[terms.unit]}, {_RELATIONS[terms.relation]}",
         f"Created   {book.entries[0].time}",
         f"Entries   {len(book.entries)}",
@@ -115,6 +115,11 @@ def in_words(values: dict[str, Any]) -> str:
         if name != "kind"
     )
     return f"{kind}: {rest}" if rest else kind
+
+
+def _share(spent: float, budget: float) -> str:
+    """Returns a part in per cent, never rounded down."""
+    return f"{math.ceil(1000 * spent / budget - 1e-9) / 10:g}"
 
 
 def up(epsilon: float) -> str:

@@ -386,7 +386,10 @@ def test_far_too_little_noise_is_a_large_number_and_no_error(event, relation, no
     assert (curve > 30).all()
 
 
-@pytest.mark.parametrize(("epsilon", "uses"), [(1e-4, 100_000), (1e-3, 1000), (0.3, 9)])
+@pytest.mark.parametrize(
+    ("epsilon", "uses"),
+    [(1e-4, 100_000), (1e-4, 300_000), (1e-3, 123_457), (1e-3, 1000), (0.3, 9)],
+)
 def test_many_small_pure_reports_are_as_exact_as_the_binomial(epsilon, uses):
     many = dp_accounting.SelfComposedDpEvent(
         accounting.PureEpsilon(epsilon=epsilon), uses
@@ -395,6 +398,10 @@ def test_many_small_pure_reports_are_as_exact_as_the_binomial(epsilon, uses):
     exact = accounting.pure_epsilon(epsilon, uses, delta=DELTA)
     assert found.method == "PLD"
     assert exact * (1 - 1e-6) <= found.epsilon <= exact * 1.005
+    # what rounding in many logarithms loses is not an infinite loss
+    for delta in (1e-8, 1e-12):
+        exact = accounting.pure_epsilon(epsilon, uses, delta=delta)
+        assert accounting.epsilon(many, 1, delta=delta) <= exact * 1.005
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 30.0, 40.0, 1000.0])

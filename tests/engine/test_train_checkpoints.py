@@ -110,7 +110,7 @@ def test_a_model_that_was_swapped_is_refused(data, tmp_path):
             ),
         )
         manager.wait_until_finished()
-    with pytest.raises(LedgerError, match="the model of round 4 that the ledger paid"):
+    with pytest.raises(LedgerError, match="must hold the model that was saved"):
         train(data, path, checkpoint=saved)
     assert kinds(path).count("charge") == 4
 
@@ -185,6 +185,27 @@ def test_a_program_that_calls_the_host_is_not_released(what, data, tmp_path):
     with pytest.raises(ValueError, match="must be computed by JAX alone"):
         train(data, path, algorithm)
     assert "charge" not in kinds(path)
+    saved = saved_in(tmp_path)
+    options = {"params": PARAMS, "rounds": 1, "seed": 0, "progress": False}
+    jf.simulate(algorithm, data, checkpoint=saved, **options)  # releases nothing
+
+
+def test_a_replay_that_computes_otherwise_can_still_go_on(data, tmp_path, monkeypatch):
+    """Another server optimizer's arithmetic makes another model of one release."""
+    from jaxfed.engine import _release
+
+    path, saved = ledger(tmp_path), saved_in(tmp_path)
+    with pytest.raises(Killed):
+        train(data, path, callbacks=[dies_after(3)])
+    original = _release.Release._model
+    monkeypatch.setattr(
+        _release.Release, "_model", lambda self: original(self)[:-1] + "x"
+    )
+    with pytest.raises(Killed):
+        train(data, path, checkpoint=saved, callbacks=[dies_after(3)])
+    history = train(data, path, checkpoint=saved)
+    assert len(history.rounds) == 4
+    assert kinds(path).count("charge") == 4
 
 
 def test_no_message_tells_how_many_examples_a_client_has(data, tmp_path):
