@@ -4,7 +4,7 @@ Five families of models, one local pass each. A bare environment with NumPy alon
 the vault's one file; JAX runs the same batches as compiled steps, in a process of its
 own. Both have one core and one thread; runs are interleaved, medians reported.
 
-    python benchmarks/vault.py [--repeats 5] [--bare PYTHON] [--gates]
+    python benchmarks/vault.py [--repeats 5] [--bare PYTHON] [--gates] [--flower]
 
 `--gates` checks what must hold on any machine, writes nothing, and is what CI runs.
 """
@@ -169,6 +169,34 @@ def distributions(python):
     return sorted(names - {"pip", "setuptools", "wheel"})
 
 
+def flower_client(folder):
+    """Measures what a client of Flower needs: installed, on disk, and imported."""
+    venv.create(folder / "flower", with_pip=True)
+    python = str(folder / "flower" / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    before = megabytes(folder / "flower")
+    subprocess.run([*pip, "install", "-q", "flwr"], check=True)
+    code = (
+        "import json, time; start = time.perf_counter()\n"
+        "import importlib.metadata, numpy, flwr.clientapp, flwr.app\n"
+        "lines = dict(l.split(':', 1) for l in open('/proc/self/status'))\n"
+        "print(json.dumps({'version': importlib.metadata.version('flwr'),"
+        "'import_seconds': time.perf_counter() - start,"
+        "'peak_mb': int(lines['VmHWM'].split()[0]) / 1024}))"
+    )
+    return {
+        "distributions": len(distributions(python)),
+        "installed_mb": megabytes(folder / "flower") - before,
+        **pinned([python, "-I", "-c", code], core=max(os.sched_getaffinity(0))),
+    }
+
+
+def megabytes(folder):
+    """Returns how much files take on disk, without what is compiled at first use."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return sum(p.stat().st_size for p in files if not p.is_symlink()) / 1e6
+
+
 def pinned(command, *, core):
     """Runs a command on one core with one thread; returns what it printed."""
     threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -272,6 +300,7 @@ def main():
     parser.add_argument("--inner", type=int, default=5)
     parser.add_argument("--bare", help="a Python with NumPy alone; else one is made")
     parser.add_argument("--gates", action="store_true")
+    parser.add_argument("--flower", action="store_true", help="install flwr beside it")
     parser.add_argument("--jax", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.jax:
@@ -286,8 +315,12 @@ def main():
             check_gates(folder, python, sizes, installed, given)
             return
         found = measure(folder, python, given.repeats, given.inner)
+        beside = {"archive_mb": (folder / "vault.pyz").stat().st_size / 1e6}
+        beside["numpy_mb"] = megabytes(folder / "bare") if not given.bare else None
+        beside["flower"] = flower_client(folder) if given.flower else None
     report(found, sizes)
     document = {
+        "installed": beside,
         "what": "one local pass of 100 examples in batches of 20, one core",
         "distributions": installed,
         "machine": jf._program.machine(),

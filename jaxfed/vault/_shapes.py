@@ -183,6 +183,7 @@ def dynamic_slice(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
 
 def dynamic_update_slice(inputs: list[Type], attributes: dict[str, Any]) -> list[Type]:
     """An array with a block replaced."""
+    require(len(inputs) >= 2, "a block must be given", inputs)
     x, block = inputs[:2]
     _check_starts(inputs[2:], x.rank)
     fits = block.rank == x.rank and all(a <= b for a, b in zip(block.shape, x.shape))
