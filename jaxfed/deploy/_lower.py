@@ -178,6 +178,13 @@ def _unstack(t: Any, e: Any, x: list[int], p: Params) -> list[int]:
     return [t.add("reshape", [n], shape=_out(e), dimensions=None) for n in parts]
 
 
+def _stack(t: Any, e: Any, x: list[int], p: Params) -> int:
+    axis, shape = int(p.pop("axis")), _out(e)
+    shape[axis] = 1
+    parts = [t.add("reshape", [one], shape=shape, dimensions=None) for one in x]
+    return t.add("concatenate", parts, dimension=axis % len(shape))
+
+
 def _tile(t: Any, e: Any, x: list[int], p: Params) -> int:
     shape, reps = shape_of(e.invars[0].aval), _ints(p.pop("reps"))
     middle = [n for pair in zip(reps, shape, strict=True) for n in pair]
@@ -435,6 +442,7 @@ _HANDLERS: dict[str, Any] = {
     "split": _split,
     "square": lambda t, e, x, p: t.add("mul", [x[0], x[0]]),
     "squeeze": _reshaped,
+    "stack": _stack,
     "tile": _tile,
     "transpose": _transpose,
     "unstack": _unstack,
