@@ -76,16 +76,50 @@ def run(folder: Path, mode: str, every: int) -> None:
     if mode == "train":
         path = folder / "budget.db"
         history = jf.train(algorithm, data, ledger=path, **common)
+    elif mode == "evaluated":
+        history = evaluated(folder / "budget.db", algorithm, data, **common)
     else:
         history = jf.simulate(algorithm, data, seed=3, **common)
     found = {
         "params": digest(history.params),
         "state": digest(history.state),
         "records": [
-            [r.round, r.epsilon, sorted(r.released.items())] for r in history.rounds
+            [
+                *(r.round, r.epsilon),
+                *(sorted(r.released.items()), sorted(r.evaluation.items())),
+            ]
+            for r in history.rounds
         ],
     }
     (folder / "end.json").write_text(json.dumps(found))
+
+
+def evaluated(path: Path, algorithm, data, **common):
+    """Trains with looks at the model that the same ledger pays for."""
+
+    def accuracy(params, rows):
+        is_right = (rows["x"] @ params["w"] > 0) == (rows["y"] == 1)
+        return {"accuracy": is_right.astype(jnp.float32)}
+
+    everybody = jf.privacy.central(
+        sampling=jf.sampling.Full(population=CLIENTS),
+        clipping=jf.clipping.Fixed(norm=4.0),
+        noise=jf.noise.Gaussian(multiplier=5.0),
+        delta=1e-3,
+    )
+    with jf.Ledger.open(path) as ledger:
+        if not ledger.mechanisms:
+            ledger.plan(algorithm.aggregator, ROUNDS, name="training")
+        looks = jf.queries.evaluation(
+            accuracy,
+            data,
+            bounds={"accuracy": (0, 1)},
+            privacy=everybody,
+            looks=ROUNDS // 10,
+            every=10,
+            ledger=ledger,
+        )
+        return jf.train(algorithm, data, ledger=ledger, evaluate=looks, **common)
 
 
 def digest(values) -> str:
@@ -151,7 +185,8 @@ def main(root: Path, kills: int, seed: int, mode: str) -> dict:
     draw = random.Random(seed)
     first = root / "first"
     first.mkdir()
-    if mode == "train":
+    is_paid = mode != "simulate"
+    if is_paid:
         forked(lambda: make(first))
     alone = root / "alone"
     shutil.copytree(first, alone)
@@ -160,9 +195,9 @@ def main(root: Path, kills: int, seed: int, mode: str) -> dict:
     while killed < kills:
         folder = root / f"run{runs}"
         shutil.copytree(first, folder)
-        every = draw.choice([1, 3, 10, 1000] if mode == "train" else [1, 2])
+        every = draw.choice([1, 3, 10, 1000] if is_paid else [1, 2])
         for _ in range(RUNS_A_DIRECTORY):
-            after = draw.randint(1, 40 if mode == "train" else 6)
+            after = draw.randint(1, 40 if is_paid else 6)
             delay = draw.choice([0.0, 0.0, draw.uniform(0, 0.05)])
 
             def doomed(after=after, delay=delay, folder=folder, every=every):

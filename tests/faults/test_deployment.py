@@ -248,7 +248,7 @@ def test_too_few_vaults_release_nothing_until_they_come(deployed):
     server = deployment.serve()
     assert server.wait(90) == 1
     assert "nothing was charged" in deployment.log("server")
-    assert deployment.charges()[0] == []
+    assert deployment.charges()[0] == ()
     vaults += [deployment.join(number) for number in (2, 3)]
     text = (deployment.folder / "config.toml").read_text()
     longer = text.replace("deadline_seconds = 1", "deadline_seconds = 30")

@@ -33,15 +33,19 @@ def killed(folder, kills, seed, mode):
     assert found["same"] == found["runs"]
 
 
-@pytest.mark.parametrize("mode", ["train", "simulate"])
+@pytest.mark.parametrize("mode", ["train", "evaluated", "simulate"])
 def test_a_killed_run_ends_with_the_same_bits(mode, tmp_path):
     killed(tmp_path, 3, 1, mode)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3, 4, 5])
-def test_fifty_kills_of_a_paid_run(seed, tmp_path):
-    killed(tmp_path, 50, seed, "train")
+@pytest.mark.parametrize(
+    ("seed", "mode"),
+    [(2, "train"), (3, "train"), (4, "evaluated"), (5, "evaluated")],
+)
+def test_fifty_kills_of_a_paid_run(seed, mode, tmp_path):
+    """With and without evaluations that the same ledger pays."""
+    killed(tmp_path, 50, seed, mode)
 
 
 @pytest.mark.slow
@@ -50,6 +54,6 @@ def test_twenty_kills_of_a_simulation(tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("mode", ["train", "simulate"])
+@pytest.mark.parametrize("mode", ["train", "evaluated", "simulate"])
 def test_a_thousand_kills(mode, tmp_path):
     killed(tmp_path, 1000, 7, mode)
