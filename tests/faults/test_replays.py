@@ -27,13 +27,18 @@ class Replays:
             ledger.plan(dp_event.GaussianDpEvent(1000.0), 20_000, name="run")
 
     def session(self, chance, count):
-        """Opens the ledger and makes some releases, as a process of its own would."""
+        """Opens the ledger and makes some releases, as a process of its own would.
+
+        Half of them end without closing it.
+        """
         with Ledger.open(self._path) as ledger:
             (mechanism,) = ledger.mechanisms
             for _ in range(count):
                 index = chance.randrange(min(200, mechanism.rounds + 1))
                 version = chance.randrange(2)
                 self.release(ledger, mechanism, index, sessions.digest(index, version))
+            if chance.random() < 0.5:
+                ledger._store.drop()  # as a process leaves it that is killed
 
     def release(self, ledger, mechanism, index, inputs):
         before = len(mechanism.charges)
@@ -54,8 +59,8 @@ class Replays:
 
 def replays(folder, count):
     made, chance = Replays(folder), random.Random(0)
-    for _ in range(count // 500):
-        made.session(chance, 500)
+    for _ in range(count // 100):
+        made.session(chance, 100)
     return made
 
 
