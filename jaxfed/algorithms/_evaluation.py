@@ -33,6 +33,7 @@ from jaxfed.typing import (
 MetricFunction = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 ANSWERED = "answered"
 _HEADROOM = 1 - 2.0**-10  # more than the clip may shrink what is within its norm
+_MOST = 1e37  # whose middle and width are float32
 _LEAST = 1e-6  # of a cohort: below that much noise alone is left
 
 
@@ -77,8 +78,8 @@ def evaluation(
 
     After a round, parameter `name` is the mean over clients of each client's mean over
     its examples, and `answered` the mean number of clients that counted, over the
-    expected number; both as noisy as the privacy object makes them. Of several rounds
-    it is the mean, with as much less noise.
+    expected number (without privacy, always 1); both as noisy as the privacy object
+    makes them. Of several rounds it is the mean, with as much less noise.
 
     Args:
         metric_fn: `(params, rows) -> {name: one value per row}`. It is called row by
@@ -208,11 +209,12 @@ def _scale(privacy: Any, size: int) -> float:
         return _HEADROOM * clip.norm / size
     if isinstance(clip, clipping.Fixed):
         return _HEADROOM * clip.norm / math.sqrt(size)
-    if clip is None and type(privacy).__name__ == "NoPrivacy":
+    if clip is None and getattr(privacy, "weighting", None) == "clients":
         return 1.0
     raise ValueError(
         f"privacy must have a fixed clip, got {privacy!r}; pass privacy.central("
-        "clipping=clipping.Fixed(norm=1.0), ...)."
+        "clipping=clipping.Fixed(norm=1.0), ...), or privacy.none(..., "
+        'weighting="clients").'
     )
 
 
@@ -226,10 +228,15 @@ def _checked(bounds: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         )
     found = {}
     for name, pair in bounds.items():
-        low, high = (float(limit) for limit in pair)
-        if not -math.inf < low < high < math.inf:
+        try:
+            low, high = (float(limit) for limit in pair)
+            half = float(jnp.float32((high - low) / 2))
+            fits = 0 < half < math.inf and -_MOST <= low < high <= _MOST
+        except (TypeError, ValueError):
+            fits = False
+        if not fits or not isinstance(name, str):
             raise ValueError(
                 f"bounds of {name!r} must be (lowest, highest), got {pair!r}; {remedy}."
             )
-        found[str(name)] = (low, high)
+        found[name] = (low, high)
     return dict(sorted(found.items()))

@@ -172,6 +172,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _wait(text: str) -> float:
+    value = _seconds(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be seconds, at least 1, got {text}")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -195,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--columns", type=Path, help="JSON: columns of each array")
     join.add_argument("--table", help="of an SQLite file")
     join.add_argument("--once", action="store_true", help="one task at most")
-    join.add_argument("--wait", type=_seconds, default=20.0, help="seconds, for a task")
+    join.add_argument("--wait", type=_wait, default=20.0, help="seconds, for a task")
     join.add_argument(
         "--patience", type=_seconds, default=3600.0, help="seconds without a server"
     )

@@ -234,8 +234,14 @@ def threefry(k0: Array, k1: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _drawn(key: Array, count: int) -> tuple[Array, Array]:
-    numbers = np.arange(count, dtype=np.uint64)
+def bits_at(key: Array, start: int, stop: int) -> Array:
+    """The bits of some elements of a vector that `random_bits` would draw."""
+    first, second = _drawn(key, stop - start, start)
+    return first ^ second
+
+
+def _drawn(key: Array, count: int, start: int = 0) -> tuple[Array, Array]:
+    numbers = np.arange(count, dtype=np.uint64) + np.uint64(start)
     high = (numbers >> np.uint64(32)).astype(np.uint32)
     low = (numbers & np.uint64(0xFFFFFFFF)).astype(np.uint32)
     return threefry(key[..., :1], key[..., 1:], high, low)

@@ -125,7 +125,14 @@ def _checked(found: Any, rows: Sequence[Named]) -> Arrays:
                 f"data must have the array {name!r}, got {sorted(found)}; rename "
                 "columns, or name them with --columns."
             )
-        arrays[name] = _typed(name, np.asarray(found[name]), one)
+        try:
+            array = np.asarray(found[name])
+        except (ArithmeticError, TypeError, ValueError):
+            raise DataError(
+                f"array {name!r} must hold numbers of one shape; return lists of "
+                "numbers, or arrays."
+            ) from None
+        arrays[name] = _typed(name, array, one)
     sizes = {len(array) for array in arrays.values()}
     if len(sizes) != 1:
         raise DataError(f"all arrays must have as many examples, got {sorted(sizes)}.")

@@ -31,7 +31,9 @@ def checked_url(url: str) -> tuple[bool, str, int | None]:
     is_local = host in ("127.0.0.1", "localhost", "::1")
     is_secure = parts.scheme == "https"
     fits = is_secure or (parts.scheme == "http" and is_local)
-    if not (fits and host) or parts.path not in ("", "/") or parts.query:
+    is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    is_plain = is_plain and parts.path in ("", "/") and url.isprintable()
+    if not (fits and host and is_plain) or " " in url:
         raise ValueError(
             f"a server must be https://host:port, got {url!r}; http:// is for this "
             "machine alone."
@@ -118,7 +120,7 @@ class Http:
         for is_last in (self._connection is None, True):
             try:
                 return self._once(method, path, most, body, wait)
-            except (http.client.HTTPException, OSError) as error:
+            except (http.client.HTTPException, OSError, UnicodeError) as error:
                 self.close()
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise Rejected(

@@ -222,6 +222,8 @@ def asarray(given: Any, kind: Any = None) -> ndarray:
         return ndarray(values, (len(parts), *shape), wanted)
     if not isinstance(given, (bool, int, float)):
         raise ValueError(f"an array holds numbers, got {type(given).__name__}")
+    if isinstance(given, int) and not -(1 << 63) <= given < 1 << 64:
+        raise ValueError("an integer must fit 64 bits")
     wanted = dtype(type(given) if kind is None else kind)
     return ndarray([given], (), dtype(type(given))).astype(wanted)
 

@@ -135,6 +135,8 @@ class _Function:
 
     def accumulate(self, x: ndarray, axis: int) -> ndarray:
         """Each element with all before it."""
+        if not x.shape[axis]:
+            return x.copy()
         found = [x[(*[slice(None)] * axis, 0)]]
         for place in range(1, x.shape[axis]):
             found.append(self(found[-1], x[(*[slice(None)] * axis, place)]))
@@ -313,7 +315,15 @@ def _sum(x: ndarray, axis: Any = None, dtype: Any = None) -> ndarray:
 
 
 def _prod(x: ndarray, axis: Any = None, dtype: Any = None) -> ndarray:
-    return _reduced(x if dtype is None else x.astype(dtype), axis, math.prod)
+    return _reduced(x if dtype is None else x.astype(dtype), axis, _product)
+
+
+def _product(values: list[Any]) -> Any:
+    found: Any = 1
+    for value in values:  # integers wrap around at 64 bits, which keeps the lower ones
+        found = found * value
+        found = found if isinstance(found, float) else found & ((1 << 64) - 1)
+    return found
 
 
 def max(x: ndarray, axis: Any = None) -> ndarray:

@@ -10,6 +10,7 @@ from jaxfed.vault import _arrays
 from jaxfed.vault._numpy import np
 from jaxfed.vault._types import Type, require
 
+_BLOCK = 1 << 16
 _WORDS = np.array([7, 13], np.uint32)
 _KEY = Type("uint32", (2,))
 _TOLERANCE = 1e-3  # of a mean, relative to the mean magnitude; sums differ in order
@@ -24,10 +25,14 @@ def summary(found: Sequence[np.ndarray]) -> list[list[float]]:
     """Returns the mean of each array, and of its magnitude, over finite elements."""
     rows = []
     for array in found:
-        wide = np.asarray(array, np.float64)
-        finite = wide[np.isfinite(wide)]
-        size = max(1, finite.size)
-        means = finite.sum() / size, np.abs(finite).sum() / size
+        flat, size, total, magnitude = np.ravel(array), 0, 0.0, 0.0
+        for start in range(0, flat.size, _BLOCK):
+            wide = np.asarray(flat[start : start + _BLOCK], np.float64)
+            finite = wide[np.isfinite(wide)]
+            size += finite.size
+            total += float(finite.sum())
+            magnitude += float(np.abs(finite).sum())
+        means = total / max(1, size), magnitude / max(1, size)
         rows.append([float(f"{mean:.5e}") for mean in means])  # short in a plan
     return rows
 
@@ -50,15 +55,22 @@ def compare(name: str, found: list[list[float]], wanted: Any) -> None:
 
 
 def _array(one: Type, number: int) -> np.ndarray:
+    """Makes an array block by block, in little more memory than it takes."""
     if one == _KEY:
         return _WORDS
-    places = np.arange(one.size).reshape(one.shape)
-    if one.dtype == "bool":
-        return places % 4 != 3
     key = _arrays.random_fold_in(_WORDS, np.asarray(number, np.uint32))
-    bits = _arrays.random_bits(key, one.shape)
+    found = np.empty(one.size, one.dtype)
+    for start in range(0, one.size, _BLOCK):
+        stop = min(start + _BLOCK, one.size)
+        found[start:stop] = _values(one, key, start, stop)
+    return found.reshape(one.shape)
+
+
+def _values(one: Type, key: np.ndarray, start: int, stop: int) -> np.ndarray:
+    if one.dtype == "bool":
+        return (np.arange(stop - start) + start) % 4 != 3
+    bits = _arrays.bits_at(key, start, stop)
     if one.is_float:
-        return (bits >> np.uint32(8)).astype(np.float32) / np.float32(
-            2**25
-        ) - np.float32(0.25)
+        numbers = (bits >> np.uint32(8)).astype(np.float32)
+        return numbers / np.float32(2**25) - np.float32(0.25)
     return (bits & np.uint32(1)).astype(one.dtype)

@@ -167,6 +167,11 @@ def _drawn(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     return 48 * keys * math.prod(given["shape"])
 
 
+def _threefry(inputs: list[Type], outputs: list[Type], given: Any) -> int:
+    """Of twenty rounds for each word."""
+    return 100 * outputs[0].size
+
+
 def _padded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
     """Of `_arrays.pad`, which spreads, cuts and pads."""
     one = inputs[-1] if "window" in given else inputs[0]
@@ -190,6 +195,7 @@ def _placed(function: Any) -> Operation:
         shapes.place,
         lambda x, axes, dtype: np.asarray(function(x, axis=axes[0])).astype(dtype),
         attributes={**_AXES, **_DTYPE},
+        flops=_of_operand,
     )
 
 
@@ -252,10 +258,18 @@ TABLE: dict[str, Operation] = {
     "convert_element_type": Operation(shapes.convert, arrays.convert, _DTYPE),
     "cos": Operation(shapes.floats, np.cos),
     "cummax": Operation(
-        shapes.cumulative, functools.partial(arrays.cumulative, np.maximum), _AXIS
+        shapes.cumulative,
+        functools.partial(arrays.cumulative, np.maximum),
+        _AXIS,
+        flops=_an_element(8),
+        scratch=_an_element(16),
     ),
     "cumsum": Operation(
-        shapes.cumulative, functools.partial(arrays.cumulative, np.add), _AXIS
+        shapes.cumulative,
+        functools.partial(arrays.cumulative, np.add),
+        _AXIS,
+        flops=_an_element(8),
+        scratch=_an_element(16),
     ),
     "div": Operation(shapes.arithmetic, arrays.divide, operands=2),
     "dot_general": Operation(
@@ -275,8 +289,12 @@ TABLE: dict[str, Operation] = {
         shapes.dynamic_update_slice, arrays.dynamic_update_slice, operands=None
     ),
     "eq": Operation(shapes.compared, np.equal, operands=2),
-    "erf": Operation(shapes.floats, arrays.erf, scratch=_an_element(48)),
-    "erf_inv": Operation(shapes.floats, arrays.erf_inv, scratch=_an_element(32)),
+    "erf": Operation(
+        shapes.floats, arrays.erf, flops=_an_element(30), scratch=_an_element(48)
+    ),
+    "erf_inv": Operation(
+        shapes.floats, arrays.erf_inv, flops=_an_element(30), scratch=_an_element(32)
+    ),
     "exp": Operation(shapes.floats, np.exp),
     "expm1": Operation(shapes.floats, np.expm1),
     "floor": Operation(shapes.floats, np.floor),
@@ -322,11 +340,19 @@ TABLE: dict[str, Operation] = {
         shapes.power, lambda x, y: np.power(x, y.astype(x.dtype)), operands=2
     ),
     "random_bits": Operation(
-        wide.random_bits, arrays.random_bits, _SHAPE, scratch=_drawn
+        wide.random_bits,
+        arrays.random_bits,
+        _SHAPE,
+        flops=_threefry,
+        scratch=_drawn,
     ),
     "random_fold_in": Operation(wide.random_fold_in, arrays.random_fold_in, operands=2),
     "random_split": Operation(
-        wide.random_split, arrays.random_split, _SHAPE, scratch=_drawn
+        wide.random_split,
+        arrays.random_split,
+        _SHAPE,
+        flops=_threefry,
+        scratch=_drawn,
     ),
     "reduce_and": _reduced(shapes.decided, np.all),
     "reduce_max": _reduced(shapes.extreme, np.max),
@@ -336,6 +362,7 @@ TABLE: dict[str, Operation] = {
         shapes.reduced,
         lambda x, axes: np.asarray(x.prod(axis=axes, dtype=x.dtype)),
         _AXES,
+        flops=_of_operand,
     ),
     "reduce_sum": Operation(
         shapes.reduced,

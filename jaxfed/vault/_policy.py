@@ -42,6 +42,7 @@ LIMITS: dict[str, tuple[Any, str]] = {
     "most_delta": (1e-3, "delta of a whole run"),
 }
 _A_STEP = 10  # how many operations a step takes as long as, beside its own
+_A_ROW, _MANY = 20, 2000  # elements of a place in a batch; how many are like a call
 _A_CALL, _AN_OBJECT = 50, 10  # flops and bytes, over Python's lists
 _A_SLOT = 24  # bytes of a place in a batch, beside its example
 
@@ -76,6 +77,8 @@ def read(path: Path) -> Policy:
     """
     try:
         given = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
+    except PolicyError:
+        raise
     except OSError as error:
         raise PolicyError(
             f"the policy must be at {path}, got {error.strerror}; write one, or name "
@@ -160,10 +163,14 @@ def cost_of(plan: Plan, num_examples: int) -> Cost:
             counts[name] = counts.get(name, 0) + count
     flops = sum(times * program.cost.flops for times, program in programs)
     calls = sum(times * (p.cost.calls + _A_STEP) for times, p in programs)
+    # a batch is put together, element by element
+    a_row = _A_ROW + sum(one.type.size for one in plan.rows)
+    fetched = steps * batching.batch_size * a_row
     peak = max(program.cost.peak_bytes for _, program in programs)
     peak += _A_SLOT * batching.batch_size
     if not HAS_NUMPY:  # each number is an object, and each operation on it takes time
-        calls, peak = calls + flops // _A_CALL, _AN_OBJECT * peak
+        calls, peak = calls + (flops + fetched) // _A_CALL, _AN_OBJECT * peak
+    calls += fetched // _MANY
     return Cost(operations=counts, flops=flops, calls=calls, peak_bytes=peak)
 
 

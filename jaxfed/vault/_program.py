@@ -225,17 +225,24 @@ def _scan(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:
 
     def run(*arrays: Array) -> Any:
         carry = list(arrays[fixed:first])
-        out = [np.empty(x.shape, x.dtype) for x in stacked]
+        out: list[list[Array]] = [[] for _ in stacked]
         for turn in turns:
             found = body(*arrays[:fixed], *carry, *(x[turn] for x in arrays[first:]))
             carry = found[:carried]
-            for whole, part in zip(out, found[carried:]):
-                whole[turn] = part
-        found = [*carry, *out]
+            for parts, part in zip(out, found[carried:]):
+                parts.append(part)
+        found = [*carry, *map(_stacked, out, stacked, [is_reversed] * len(out))]
         return found[0] if len(found) == 1 else found
 
     found = [*inputs[fixed:first], *stacked]
     return run, found, length, [body]
+
+
+def _stacked(parts: list[Array], one: Type, is_reversed: bool) -> Array:
+    """Returns what the turns of a loop gave, in the order of their operands."""
+    if not parts:
+        return np.zeros(one.shape, one.dtype)
+    return np.stack(parts[::-1] if is_reversed else parts)
 
 
 def _cond(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:

@@ -176,7 +176,7 @@ def _keys(x: Type) -> tuple[int, ...]:
 def flops_of_dot(inputs: list[Type], outputs: list[Type], a: dict[str, Any]) -> int:
     """Returns how many floating-point operations a product takes."""
     summed = math.prod(inputs[0].shape[d] for d in a["contracting"][0])
-    return 2 * outputs[0].size * summed
+    return 2 * outputs[0].size * max(1, summed) + inputs[0].size + inputs[1].size
 
 
 def flops_of_convolution(

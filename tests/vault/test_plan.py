@@ -452,3 +452,31 @@ def test_windows_count_as_often_as_they_are_looked_at():
     window = {"window": [50, 50], "strides": [1, 1], "padding": [[0, 0], [0, 0]]}
     made = one("reduce_window_sum", window, [(F32, (50, 50))])
     assert made.cost.calls >= 2500
+
+
+@pytest.mark.parametrize("kind", ["float32", "bool", "int32"])
+def test_the_self_check_takes_little_more_than_its_arrays(kind):
+    """Made-up operands and their summaries come in blocks."""
+    from jaxfed.vault import _made_up
+
+    one_array = Type(kind, (1 << 22,))
+    tracemalloc.start()
+    found = _made_up.arrays([one_array])
+    _made_up.summary(found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * one_array.bytes + (8 << 20)
+    small = _made_up.arrays([Type(kind, (1 << 17,))])
+    np.testing.assert_array_equal(found[0][: 1 << 17], small[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("argmax", {"axes": [0], "dtype": "int32"}),
+        ("reduce_prod", {"axes": [0]}),
+        ("cumsum", {"axis": 0, "reverse": False}),
+    ],
+)
+def test_what_reads_everything_costs_everything(name, attributes):
+    assert one(name, attributes, [(F32, (100_000,))]).cost.flops >= 100_000

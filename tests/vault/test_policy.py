@@ -267,3 +267,13 @@ def test_steps_without_operations_take_time():
     assert "operations carried out" in " ".join(
         _policy.refusals(_policy.checked({}), made, 9)
     )
+
+
+def test_batches_take_time_to_put_together():
+    """Eight million places for ten examples, again and again."""
+    few, many = (plan(steps=3), plan(steps=3000))
+    for made in (few, many):
+        made.batching = made.batching._replace(batch_size=8_000_000)
+    policy = _policy.checked({"most_bytes": 10**12, "most_flops": 10**17})
+    assert "operations carried out" in " ".join(_policy.refusals(policy, many, 9))
+    assert _policy.cost_of(few, 9).calls > 3 * 8_000_000 * 20 // 2000

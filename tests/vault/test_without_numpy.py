@@ -171,7 +171,7 @@ print(json.dumps([
         np.testing.assert_allclose(array(*found), wanted, atol=8)
         total += wanted.size
         moved += int((array(*found) != wanted).sum())
-    assert total > 0
+    assert moved <= 0.02 * total + 2  # where a sum's last bit is another one
 
 
 @pytest.mark.parametrize("law", ["gaussian", "laplace"])
@@ -347,3 +347,44 @@ def test_the_one_file_audits_a_plan_without_numpy(archive, tmp_path):
     )
     assert done.returncode == 77
     assert "it promises nothing about privacy" in done.stdout
+
+
+def test_long_loops_products_and_empty_sums_stay_cheap(archive):
+    """What grew with the square of a loop's turns, or without end, or raised."""
+    body = {"inputs": [0, 1], "outputs": [0, 1], "equations": []}
+    loop = {"length": 20_000, "reverse": True, "num_constants": 0, "num_carried": 1}
+    scan = ["scan", [0, 1], [2, 3], {**loop, "body": body}]
+    code = """
+import time
+from jaxfed.vault._program import Program
+from jaxfed.vault._types import Type
+start = time.perf_counter()
+looped = Program(
+    {"inputs": [0, 1], "outputs": [2, 3], "equations": [given[0]]},
+    [Type("float32", ()), Type("float32", (20000,))], [],
+)
+x = np.arange(20000).astype(np.float32)
+carry, out = looped(np.float32(1), x)
+same = bool((out == x).all())
+product = Program(
+    {"inputs": [0], "outputs": [1],
+     "equations": [["reduce_prod", [0], [1], {"axes": [0]}]]},
+    [Type("int32", (20000,))], [],
+)
+(wrapped,) = product(np.full(20000, 3, np.int32))
+empty = Program(
+    {"inputs": [0], "outputs": [1],
+     "equations": [["cumsum", [0], [1], {"axis": 0, "reverse": False}]]},
+    [Type("float32", (0, 3))], [],
+)
+(nothing,) = empty(np.zeros((0, 3), np.float32))
+try:
+    np.asarray([2**64 + 1])
+    refused = False
+except ValueError:
+    refused = True
+print(json.dumps([same, int(wrapped), list(nothing.shape), refused]))
+"""
+    with np.errstate(over="ignore"):
+        wanted = int(np.full(20_000, 3, np.int32).prod(dtype=np.int32))
+    assert bare(archive, code, [scan]) == [True, wanted, [0, 3], True]
