@@ -205,7 +205,7 @@ def _binomial(epsilon: float, uses: int, interval: float) -> "PrivacyLossDistrib
     pmf = pld_pmf.DensePLDPmf(
         interval,
         int(up.min()),
-        mass / mass.sum(),  # logarithms of factorials are good to 1e-9, relative
+        mass / mass.sum() * (1 + _pure.ROUNDING_UP),  # more than logarithms lose
         0.0,
         pessimistic_estimate=True,
     )

@@ -17,7 +17,7 @@ MOST_ROUNDS = 1_000_000
 _CURVE_POINTS = 100
 _BISECTIONS = 60
 # The binomial's logarithms are good to 1e-9 and the bisection to 2**-60 of its range.
-_ROUNDING_UP = 1e-8
+ROUNDING_UP = 1e-8
 
 
 def pure_epsilon(epsilon: float, rounds: int, *, delta: float) -> float:
@@ -88,7 +88,7 @@ def _composed(epsilon: float, rounds: int, delta: float) -> float:
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if delta_at(middle) <= delta else (middle, high)
-    return min(added_up, high + _ROUNDING_UP * (1 + high))
+    return min(added_up, high + ROUNDING_UP * (1 + high))
 
 
 def losses(epsilon: float, rounds: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,17 @@ where the data are at hand.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxfed import _check as check
 from jaxfed import clipping, tree
+from jaxfed.clients import _measure
+from jaxfed.clients._measure import MetricFunction
 from jaxfed.typing import (
     Batch,
     Batching,
@@ -30,7 +33,6 @@ from jaxfed.typing import (
     Shared,
 )
 
-MetricFunction = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 ANSWERED = "answered"
 _HEADROOM = 1 - 2.0**-10  # more than the clip may shrink what is within its norm
 _MOST = 1e37  # whose middle and width are float32
@@ -180,26 +182,12 @@ def _units(
     limits: dict[str, tuple[float, float]],
 ) -> jax.Array:
     """Returns one row's metrics, (metrics,) float32, each in [-1, 1]."""
-    found = metric_fn(model, jax.tree.map(lambda a: a[None], row))
-    if not isinstance(found, Mapping) or set(found) != set(limits):
-        got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
-        raise ValueError(
-            f"metric_fn must return the metrics {sorted(limits)} that have bounds, got "
-            f"{got}; name the same in both."
-        )
-    units = []
-    for name, (low, high) in limits.items():
-        if jnp.shape(found[name]) != (1,):
-            raise ValueError(
-                f"metric {name!r} must be one value per row, got shape "
-                f"{jnp.shape(found[name])} for 1 row; do not average."
-            )
-        value = jnp.asarray(found[name][0]).astype(jnp.float32)
-        centred = (value - (low + high) / 2) / ((high - low) / 2)
-        inside = jnp.clip(centred, -1.0, 1.0)
-        # a value that is none makes the whole vector none: its client is absent
-        units.append(jnp.where(jnp.isfinite(value), inside, jnp.float32(jnp.nan)))
-    return jnp.stack(units)
+    values = _measure.of_row(metric_fn, model, row, tuple(limits))
+    low, high = np.array(list(limits.values()), np.float64).T
+    middle, half = np.float32((low + high) / 2), np.float32((high - low) / 2)
+    inside = jnp.clip((values - middle) / half, -1.0, 1.0)
+    # a value that is none makes the whole vector none: its client is absent
+    return jnp.where(jnp.isfinite(values), inside, jnp.float32(jnp.nan))
 
 
 def _scale(privacy: Any, size: int) -> float:

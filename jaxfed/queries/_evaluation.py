@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed.clients import _measure
+from jaxfed.clients._measure import MetricFunction
 from jaxfed.data import FederatedData
 from jaxfed.evaluation import Evaluation, _Predictor
 from jaxfed.ledger import Ledger
@@ -34,9 +35,6 @@ from jaxfed.typing import Params
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
-
-MetricFunction = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
-"""`(params, rows) -> {name: one value per row}`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -214,28 +212,10 @@ def _released(
 
 
 def _stacked(metric_fn: MetricFunction, names: tuple[str, ...]) -> Callable[..., Any]:
-    """Returns `(params, rows) -> (num_rows, metrics)` float32, checked when traced.
-
-    Each row is measured alone. A metric that saw many could let one client's rows move
-    the values of all others, which no clip of its own contribution would cover.
-    """
+    """Returns `(params, rows) -> (num_rows, metrics)` float32, checked when traced."""
 
     def one(params: Params, row: dict[str, jax.Array]) -> jax.Array:
-        found = metric_fn(params, jax.tree.map(lambda a: a[None], row))
-        if not isinstance(found, Mapping) or set(found) != set(names):
-            got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
-            raise ValueError(
-                f"metric_fn must return the metrics {sorted(names)} that have bounds, "
-                f"got {got}; name the same in both."
-            )
-        for name in names:
-            if jnp.shape(found[name]) != (1,):
-                raise ValueError(
-                    f"metric {name!r} must be one value per row, got shape "
-                    f"{jnp.shape(found[name])} for 1 row; do not average."
-                )
-        columns = [jnp.asarray(found[name]).astype(jnp.float32) for name in names]
-        return jnp.concatenate(columns)
+        return _measure.of_row(metric_fn, params, row, names)
 
     return jax.vmap(one, in_axes=(None, 0))
 
