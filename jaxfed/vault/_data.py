@@ -20,6 +20,7 @@ from jaxfed.vault._numpy import HAS_NUMPY, np
 from jaxfed.vault._plan import Named
 
 _SUFFIXES = {".csv": "CSV", ".npz": "npz", ".db": "SQLite", ".sqlite": "SQLite"}
+_MOST_COLUMNS = 1 << 15  # as many as SQLite can have
 Arrays = Mapping[str, np.ndarray]
 Columns = Mapping[str, "list[str]"]
 Read = Callable[["tuple[Named, ...]"], Arrays]
@@ -57,7 +58,16 @@ def reader(
     named = columns or {}
 
     def read(rows: tuple[Named, ...]) -> Arrays:
-        wanted = {one.name: list(named.get(one.name, _own(one))) for one in rows}
+        asked = sum(one.type.size for one in rows)
+        if asked > _MOST_COLUMNS:
+            raise DataError(
+                f"a plan must read at most {_MOST_COLUMNS:,} columns, got {asked:,}; "
+                "bring large examples as npz, or as a function."
+            )
+        wanted = {
+            one.name: list(named[one.name] if one.name in named else _own(one))
+            for one in rows
+        }
         needed = [column for several in wanted.values() for column in several]
         lines = _csv(path, needed) if kind == "CSV" else _sqlite(path, table, needed)
         numbers = _numbers(lines, needed)

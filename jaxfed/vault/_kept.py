@@ -102,10 +102,10 @@ class Kept:
             ) from None
 
     def _place(self, kind: str, task: Task) -> Path:
-        return self._folder / f"{kind}-{task.run[:16]}-{task.round:08d}"
+        return self._folder / f"{kind}-{task.run}-{task.round:08d}"
 
     def _files(self, kind: str, task: Task) -> list[Path]:
-        return sorted(self._folder.glob(f"{kind}-{task.run[:16]}-????????"))
+        return sorted(self._folder.glob(f"{kind}-{task.run}-????????"))
 
 
 def _round(place: Path) -> int:

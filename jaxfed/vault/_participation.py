@@ -91,7 +91,8 @@ class Participation:
         """Takes part in a round, durably; returns its 32 secret bytes.
 
         The very same task again gives the same bytes, and counts once; so does another
-        attempt at the round.
+        attempt at the round. Only the last round of a run can be asked for again: what
+        the data say today, with the noise of an older one, would be a second release.
 
         Raises:
             Refused: the round is not one to take part in; nothing was written.
@@ -104,6 +105,8 @@ class Participation:
                     _require(
                         one == task, "is asked for twice, with another model", task
                     )
+                    is_last = task.round == mine[-1][0].round
+                    _require(is_last, "comes after a later one", task)
                     return seed
             runs = {one.run for one, _ in known} | {task.run}
             _require(

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from jaxfed.vault import _made_up, _operations, _rules, _types
 from jaxfed.vault._errors import PlanError
-from jaxfed.vault._numpy import np
+from jaxfed.vault._numpy import HAS_NUMPY, np
 from jaxfed.vault._program import Array, Program
 from jaxfed.vault._types import Type, require
 
 FORMAT, VERSION = "jaxfed plan", 1
-MOST_BYTES = 1 << 24  # of the JSON
+MOST_BYTES = 1 << 24 if HAS_NUMPY else 1 << 20  # of the JSON
 _MOST_PARTS = 1 << 19  # lists, fields and what is in them: each takes 100 bytes
 _FIELDS = {
     *("format", "version", "operations", "producer", "constants", "programs"),

@@ -45,6 +45,8 @@ _A_STEP = 10  # how many operations a step takes as long as, beside its own
 _A_ROW, _MANY = 20, 2000  # elements of a place in a batch; how many are like a call
 _A_CALL, _AN_OBJECT = 50, 10  # flops and bytes, over Python's lists
 _A_SLOT = 24  # bytes of a place in a batch, beside its example
+_A_REPORT = 14  # how many updates large clip, grid and noise are, at most
+_A_BLOCK = 1 << 23  # bytes of a block of noise
 
 
 class Policy(NamedTuple):
@@ -168,6 +170,10 @@ def cost_of(plan: Plan, num_examples: int) -> Cost:
     fetched = steps * batching.batch_size * a_row
     peak = max(program.cost.peak_bytes for _, program in programs)
     peak += _A_SLOT * batching.batch_size
+    update = sum(one.type.bytes for one in plan.update)
+    held = sum(one.type.bytes for one in (*plan.shared, *plan.kept))
+    block = _A_BLOCK if plan.rules is not None and plan.rules.is_local else 0
+    peak = max(peak, held + (1 + _A_REPORT) * update + block)
     if not HAS_NUMPY:  # each number is an object, and each operation on it takes time
         calls, peak = calls + (flops + fetched) // _A_CALL, _AN_OBJECT * peak
     calls += fetched // _MANY

@@ -13,7 +13,7 @@ _MOST_EQUATIONS = 20_000
 _MOST_DEPTH = 4
 _MOST_LENGTH = 1 << 20  # turns of a loop
 _NESTED = {"scan": ("body",), "cond": ("branches",)}
-_FLOAT = np.dtype("float32")
+_A_CALL = 16  # arrays that are handed over in the time of an operation
 
 
 class Cost(NamedTuple):
@@ -58,7 +58,7 @@ class Program:
         self._counts: dict[str, int] = {}
         self._scratch: list[int] = []
         self._flops = self._calls = self._inner_bytes = 0
-        self._inputs = _types.natural_numbers(given["inputs"])
+        self._inputs = _types.registers(given["inputs"])
         require(len(self._inputs) == len(inputs), "operands must fit a program")
         for register, one in zip(self._inputs, inputs):
             self._define(register, one)
@@ -67,9 +67,11 @@ class Program:
         require(len(equations) <= _MOST_EQUATIONS, "a program is too long")
         for equation in equations:
             self._read(equation)
-        self._results = _registers(given["outputs"])
+        self._results = _types.registers(given["outputs"])
         self.outputs = [self._type(register) for register in self._results]
-        self.cost = Cost(self._counts, self._flops, self._calls, self._finish())
+        handed = len(self._inputs) + len(self._fixed) + len(self._results)
+        calls = self._calls + handed // _A_CALL
+        self.cost = Cost(self._counts, self._flops, calls, self._finish())
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """Runs it on arrays of the types it was checked for."""
@@ -93,14 +95,13 @@ class Program:
         require(type(equation) is list and len(equation) == 4, "an equation is wrong")
         name, operands, results, attributes = equation
         require(type(name) is str, "an operation must be named", name)
-        operands, results = _registers(operands), _registers(results)
+        operands, results = _types.registers(operands), _types.registers(results)
         inputs = [self._type(register) for register in operands]
         if name == "constant":
             self._constant(operands, results, attributes)
             return
         if name in _NESTED:
             run, found = self._nested(name, inputs, attributes)
-            self._scratch.append(0)
         else:
             run, found = self._plain(name, inputs, attributes)
         require(len(found) == len(results), "an equation has other results", name)
@@ -120,6 +121,7 @@ class Program:
         self._flops += elements if cost is None else cost(inputs, found, attributes)
         calls = operation.calls
         self._calls += 1 if calls is None else calls(inputs, found, attributes)
+        self._calls += len(inputs) // _A_CALL
         scratch = operation.scratch
         self._scratch.append(
             0 if scratch is None else scratch(inputs, found, attributes)
@@ -135,6 +137,7 @@ class Program:
         self._calls += 1 + turns * max(1 + cost.calls for cost in costs)
         peak = max(cost.peak_bytes for cost in costs)
         self._inner_bytes = max(self._inner_bytes, peak)
+        self._scratch.append(0)
         return run, found
 
     def _program(self, given: Any, inputs: list[Type]) -> Program:
@@ -180,11 +183,6 @@ class Program:
         return peak + self._inner_bytes
 
 
-def _registers(given: Any) -> tuple[int, ...]:
-    require(type(given) is list and len(given) <= 4096, "registers must be listed")
-    return tuple(_types.natural(register) for register in given)
-
-
 def _bound(run: Any, attributes: dict[str, Any], found: list[Type]) -> Any:
     """Returns a call that keeps to the dtype of its result, whatever NumPy promotes."""
     dtypes = [np.dtype(one.dtype) for one in found]
@@ -225,24 +223,17 @@ def _scan(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:
 
     def run(*arrays: Array) -> Any:
         carry = list(arrays[fixed:first])
-        out: list[list[Array]] = [[] for _ in stacked]
+        out = [np.zeros(x.shape, x.dtype) for x in stacked]
         for turn in turns:
             found = body(*arrays[:fixed], *carry, *(x[turn] for x in arrays[first:]))
             carry = found[:carried]
-            for parts, part in zip(out, found[carried:]):
-                parts.append(part)
-        found = [*carry, *map(_stacked, out, stacked, [is_reversed] * len(out))]
+            for whole, part in zip(out, found[carried:]):
+                whole[turn] = part
+        found = [*carry, *out]
         return found[0] if len(found) == 1 else found
 
     found = [*inputs[fixed:first], *stacked]
     return run, found, length, [body]
-
-
-def _stacked(parts: list[Array], one: Type, is_reversed: bool) -> Array:
-    """Returns what the turns of a loop gave, in the order of their operands."""
-    if not parts:
-        return np.zeros(one.shape, one.dtype)
-    return np.stack(parts[::-1] if is_reversed else parts)
 
 
 def _cond(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:

@@ -139,7 +139,7 @@ def _groups(given: Any, num_leaves: int, most: int) -> tuple[Group, ...]:
         require(target <= levels, "a target is beyond its bound", target)
         require(_positive(one["norm"]), "a clip norm must be > 0", one["norm"])
         is_random = _types.boolean(one["is_random"])
-        indices = _types.natural_numbers(one["indices"])
+        indices = _types.registers(one["indices"])
         found.append(Group(indices, float(one["norm"]), levels, target, is_random))
     named = sorted(index for group in found for index in group.indices)
     require(named == list(range(num_leaves)), "every array must be in one group")

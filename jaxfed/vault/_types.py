@@ -112,6 +112,12 @@ def natural_numbers(value: Any) -> tuple[int, ...]:
     return _several(value, natural)
 
 
+def registers(value: Any) -> tuple[int, ...]:
+    """Checks for a list of numbers of arrays: a model may have thousands."""
+    require(type(value) is list and len(value) <= 4096, "arrays must be listed")
+    return tuple(natural(each) for each in value)
+
+
 def positive_numbers(value: Any) -> tuple[int, ...]:
     """Checks for a list of integers >= 1."""
     return _several(value, positive)

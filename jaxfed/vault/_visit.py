@@ -122,12 +122,12 @@ class Vault:
             shared, groups = self._model(task, plan, transport)
         except Stale:
             return Outcome("stale", task.round)
-        examples = self._read(tuple(plan.rows))
-        size = len(next(iter(examples.values())))
-        self._check(plan, size)
         assert plan.rules is not None
         limits = _policy.limits_of(self._policy, plan.rules)
+        # before data are looked at: whether they fit a plan is an answer, too
         seed = self._record.join(task.remembered(), limits)
+        examples = self._read(tuple(plan.rows))
+        self._check(plan, len(next(iter(examples.values()))))
         LOG.info("round %d, attempt %d: taking part", task.round + 1, task.attempt + 1)
         report = self._work(task, plan, examples, shared, groups, seed)
         state = transport.report(report)

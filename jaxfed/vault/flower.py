@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def client_app(vault_of: Callable[[Any], Vault]) -> Any:
         report = b""
         with contextlib.closing(vault_of(context)) as vault:
             try:
-                way = _Message(_unpacked(message.content[RECORD][ARRAY].numpy()))
+                way = _Message(parts_of(message))
                 vault.visit(way, seconds=0.0)
                 report = way.sent
             except (Refused, Rejected, PlanError, WireError, DataError) as error:
@@ -66,18 +67,22 @@ def parts_of(message: Any) -> list[bytes]:
         WireError: it holds something else.
     """
     try:
-        array = message.content[RECORD][ARRAY].numpy()
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        data = bytes(message.content[RECORD][ARRAY].data)
+        file = io.BytesIO(data)
+        is_first = np.lib.format.read_magic(file) == (1, 0)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # of a parser, about whatever it was sent
         raise WireError(
             f"a message must hold one array: {type(error).__name__}"
         ) from None
-    return _unpacked(array)
+    content = data[file.tell() :]
+    fits = is_first and dtype == np.uint8 and shape == (len(content),)
+    _require(fits, "a message must be bytes")
+    return _unpacked(content)
 
 
-def _unpacked(array: np.ndarray) -> list[bytes]:
-    fits = array.dtype == np.uint8 and array.ndim == 1
-    _require(fits and len(array) >= 8, "a message must be bytes")
-    data = array.tobytes()
+def _unpacked(data: bytes) -> list[bytes]:
+    _require(len(data) >= 8, "a message is cut off")
     count = int.from_bytes(data[:8], "little")
     _require(0 < count <= _MOST_PARTS, "a message has too many parts")
     start = 8 * (count + 1)

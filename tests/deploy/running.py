@@ -61,13 +61,12 @@ def ledger(folder, epsilon=200.0, **terms):
 def coordinator(folder, path, algorithm, rounds=3, **options):
     return Coordinator(
         algorithm,
-        params=PARAMS,
         clients=NAMES,
         rounds=rounds,
         ledger=path,
         folder=folder / "run",
         signing_key=SIGNING,
-        **({"pace": PACE, "examples": EXAMPLES} | options),
+        **({"pace": PACE, "examples": EXAMPLES, "params": PARAMS} | options),
     )
 
 

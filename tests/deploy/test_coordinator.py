@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 import zlib
 
 import jax
@@ -28,7 +29,7 @@ from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
 from jaxfed.vault import _policy
-from jaxfed.vault._errors import Refused, TooSoon, WireError
+from jaxfed.vault._errors import DataError, Refused, TooSoon, WireError
 from jaxfed.vault._plan import canonical, compressed
 from jaxfed.vault._visit import Vault
 from tests.deploy.running import (
@@ -111,6 +112,79 @@ def facts(path):
         charges = [(c.round, c.attempt, c.uses) for c in mechanism.charges]
         kinds = [entry.kind for entry in opened.history()]
         return mechanism.cost, charges, kinds, opened.epsilon()
+
+
+def test_a_model_of_many_arrays(tmp_path):
+    """A hundred of them, and an optimizer that keeps another for each."""
+    params = {f"w{number:02d}": jnp.zeros(5) for number in range(100)}
+
+    def summed(params, batch, key):
+        return loss({"w": sum(params.values(), jnp.zeros(5))}, batch, key)
+
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    local = jf.clients.sgd(summed, optimizer, epochs=1, batch_size=2)
+    algorithm = jf.algorithms.fedavg(local, central())
+    history = in_vaults(tmp_path, ledger(tmp_path), algorithm, 2, params=params)
+    moved = [float(jnp.abs(leaf).max()) for leaf in history.params.values()]
+    assert len(moved) == 100
+    assert min(moved) > 0
+
+
+def test_that_data_do_not_fit_is_written_down(tmp_path, opened):
+    """Silence tells a server something: it costs a participation, once."""
+
+    def other(rows):
+        raise DataError("there is no such column")
+
+    vault = Vault(other, POLICY, tmp_path / "vault-0")
+    way = transports.Memory(opened.desk, NAMES[0])
+    for _ in range(2):
+        with pytest.raises(DataError):
+            vault.visit(way, seconds=1.0)
+        assert len(vault._record.tasks()) == 1
+    vault.close()
+
+
+def test_an_old_round_is_not_answered_again(tmp_path):
+    """Or today's data with an older round's noise would be a second release."""
+    local = jf.privacy.local(
+        sampling=FULL,
+        clipping=jf.clipping.Fixed(norm=1.0),
+        noise=jf.noise.Gaussian(multiplier=3.0),
+        delta=1e-3,
+    )
+    asked, blobs = [], {}
+
+    class Noting(transports.Memory):
+        def task(self, seconds):
+            asked.append(super().task(seconds))
+            return asked[-1]
+
+        def blob(self, digest, most):
+            blobs[digest] = super().blob(digest, most)
+            return blobs[digest]
+
+    class Replaying(transports.Memory):
+        def task(self, seconds):
+            return asked[0]
+
+        def blob(self, digest, most):
+            return blobs[digest]
+
+    with coordinator(tmp_path, ledger(tmp_path), averaging(local)) as running:
+        vaults = Vaults(tmp_path, running.desk, NAMES[1:])
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        vault = Vault(lambda rows: arrays_of(0), POLICY, tmp_path / "vault-0")
+        way = Noting(running.desk, NAMES[0])
+        rounds = [vault.visit(way, seconds=60.0).round for _ in range(3)]
+        assert rounds == [0, 1, 2]
+        thread.join(60)
+        running.desk.end()
+        vaults.join()
+        with pytest.raises(Refused, match="comes after a later one"):
+            vault.visit(Replaying(running.desk, NAMES[0]), seconds=1.0)
+        vault.close()
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,57 @@ def test_messages_are_read_with_suspicion():
         np.zeros(16, np.float32),
     ):
         with pytest.raises(WireError):
-            both._unpacked(array)
+            both.parts_of(holding(flwr.Array(array)))
     with pytest.raises(WireError, match="one array"):
         both.parts_of(types.SimpleNamespace(content={}))
+
+
+def holding(array):
+    record = flwr.ArrayRecord({both.ARRAY: array})
+    return types.SimpleNamespace(content=flwr.RecordDict({both.RECORD: record}))
+
+
+def header(shape):
+    words = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}"
+    words += " " * (-(10 + len(words) + 1) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words.encode()
+
+
+NO_ARRAYS = [
+    b"",
+    b"PK\3\4" + bytes(100),  # for NumPy a zip file
+    b"\x80\x04" + bytes(100),  # and a pickle
+    header("(10000000000000,)"),
+    header("(3,)") + b"ab",
+    header("(" + "1," * 5000 + ")"),
+]
+
+
+@pytest.mark.parametrize("data", NO_ARRAYS, ids=range(len(NO_ARRAYS)))
+def test_bytes_that_are_no_array_are_refused(data):
+    array = flwr.Array("uint8", (3,), "numpy.ndarray", data)
+    with pytest.raises(WireError):
+        both.parts_of(holding(array))
+    assert both.parts_of(holding(flwr.Array(packed([b"abc"])))) == [b"abc"]
+
+
+def packed(parts):
+    sizes = np.array([len(parts), *map(len, parts)], "<u8").tobytes()
+    return np.frombuffer(b"".join([sizes, *parts]), np.uint8)
+
+
+@pytest.mark.parametrize("data", NO_ARRAYS[:3], ids=range(3))
+def test_a_node_that_sends_no_array_stops_nobody_else(data, tmp_path):
+    def change(node, reply):
+        found = reply_from(node, reply)
+        if node == 1000:
+            array = flwr.Array("uint8", (3,), "numpy.ndarray", data)
+            found.content = holding(array).content
+        return found
+
+    pace = Pace(deadline_seconds=1.0, least_cohort=7)
+    history, _ = over_flower(tmp_path, change, pace)
+    assert len(history.rounds) == 3
 
 
 def test_nodes_are_enrolled_clients(tmp_path):

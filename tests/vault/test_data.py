@@ -135,3 +135,11 @@ def test_a_table_name_is_no_sql(tmp_path):
 def test_an_empty_client_has_no_examples(tmp_path):
     found = _data.reader(csv(tmp_path, "x0,x1,y\n"))(ROWS)
     assert found["x"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("source", [csv, database])
+def test_a_plan_cannot_ask_for_endless_columns(source, tmp_path):
+    read = _data.reader(source(tmp_path))
+    wide = Named("x", Type("uint8", (10**6, 200)))
+    with pytest.raises(DataError, match="at most 32,768 columns, got 200,000,000"):
+        read((wide,))

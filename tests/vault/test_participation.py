@@ -49,6 +49,8 @@ def test_the_same_task_gets_the_same_bytes_and_counts_once(record, tmp_path):
         ([task(3)], task(3, run="b"), Limits(9, 1, 1), "of one run more"),
         ([task(3)], task(2), FREE, "the server went back"),
         ([task(3, 2)], task(3, 1), FREE, "the server went back"),
+        ([task(2), task(3)], task(2), FREE, "comes after a later one"),
+        ([task(2), task(2, 1), task(3)], task(2, 1), FREE, "comes after a later one"),
         ([task(3)], task(4, plan="q"), FREE, "has another plan"),
         ([task(3)], task(4), Limits(9, 2), "comes too soon"),
         ([task(1), task(3)], task(5), Limits(2, 1), "one more than is allowed"),
@@ -130,9 +132,10 @@ def test_what_was_answered_is_remembered_after_kills(tmp_path):
                 seen[int(line.split()[0])] = line.split()[1]
         record = Participation(path)
         assert len(record.tasks()) in (len(seen), len(seen) + 1)
-        for number, seed in seen.items():
-            same = Task("a", number, 0, "p", "m")
-            assert record.join(same, Limits(10**9, 1)).hex() == seed
+        written = [seed.hex() for _, seed in record._all()]
+        assert written[: len(seen)] == [seed for _, seed in sorted(seen.items())]
+        last = Task("a", len(written) - 1, 0, "p", "m")
+        assert record.join(last, Limits(10**9, 1)).hex() == written[-1]
         record.close()
         if len(record_of(path)) > len(seen):  # one that nobody was told of
             number = max(seen) + 1

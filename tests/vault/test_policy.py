@@ -1,12 +1,13 @@
 """A policy limits what plans may cost, and no misspelt limit goes unnoticed."""
 
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 
-from jaxfed.vault import _operations, _plan, _policy, _rules
+from jaxfed.vault import _lattice, _noise, _operations, _plan, _policy, _rules
 from jaxfed.vault._errors import PlanError, PolicyError
 from jaxfed.vault._plan import Plan
 from jaxfed.vault._program import Program
@@ -130,6 +131,75 @@ def test_a_round_costs_its_steps():
     step = plan(steps=5).step.cost
     slots = 24 * 4  # places of a batch
     assert _policy.cost_of(plan(steps=5), 9).peak_bytes == step.peak_bytes + slots
+
+
+def measured(run):
+    """Returns the bytes that were taken at once."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("leaves", [1, 7])
+@pytest.mark.parametrize("mechanism", ["central", "local gaussian", "local laplace"])
+def test_a_report_takes_no_more_than_is_counted(mechanism, leaves):
+    size = 60_000
+    update = [np.linspace(-1, 1, size, dtype=np.float32) for _ in range(leaves)]
+    group = _lattice.Group(tuple(range(leaves)), 0.5, 1000, 900, is_random=True)
+    if mechanism == "central":
+        key = np.array([1, 2], np.uint32)
+        taken = measured(lambda: _lattice.encode(update, [group], key))
+        block = 0
+    else:
+        wide = group._replace(levels=1 << 16)._asdict() | {"indices": [0]}
+        rules = plan(epochs=1).rules._replace(
+            mechanism=mechanism,
+            groups=(_lattice.Group(**wide),),
+            noise_scale=float(1 << 16),
+            shift=8,
+        )
+        _noise.report(update[:1], rules, b"1" * 32)  # the table is there
+        taken = measured(lambda: _noise.report(update, rules, b"1" * 32))
+        block = _policy._A_BLOCK
+    assert taken < _policy._A_REPORT * 4 * size * leaves + block
+
+
+def loop(turns, carried, given):
+    """A program of one loop, that carries and gives so many numbers each turn."""
+    names, outputs = list(range(carried)), list(range(carried, carried + given))
+    body = {
+        "inputs": names,
+        "outputs": names + outputs,
+        "equations": [["add", [0, 0], [one], {}] for one in outputs],
+    }
+    results = list(range(1000, 1000 + carried + given))
+    attributes = {
+        "length": turns,
+        "reverse": False,
+        "num_constants": 0,
+        "num_carried": carried,
+        "body": body,
+    }
+    program = {
+        "inputs": names,
+        "outputs": results[carried:],
+        "equations": [["scan", names, results, attributes]],
+    }
+    return Program(program, [Type("float32", ())] * carried, [])
+
+
+def test_what_a_loop_collects_is_counted():
+    program = loop(30_000, 1, 4)
+    taken = measured(lambda: program(np.asarray(1, np.float32)))
+    assert 16 * 30_000 < taken < 1.1 * program.cost.peak_bytes
+
+
+def test_what_a_loop_hands_over_is_counted():
+    few, many = loop(100, 2, 1).cost.calls, loop(100, 500, 1).cost.calls
+    assert many > few + 100 * 60  # sixteen arrays in the time of an operation
 
 
 @pytest.mark.parametrize(

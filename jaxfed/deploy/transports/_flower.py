@@ -137,3 +137,7 @@ class Flower:
                 self._desk.submit(client, report)
         except (WireError, Stranger, ValueError) as error:
             _LOG.warning("a report was refused: %s", error)
+        except Ended:
+            raise
+        except Exception as error:  # of one reply, and the others go on
+            _LOG.warning("a report was refused: %s", type(error).__name__)
