@@ -2,7 +2,8 @@
 
 Who comes, what they do, what is charged, noised and released is the same; local work
 and clip are done by vaults, and the server checks what they send. A round that too few
-answered is tried again with the same clients, and costs nothing.
+answered is tried again with the same clients, and costs nothing; where vaults add the
+noise, whoever is asked answers privately, and every round that was asked for is paid.
 """
 
 import contextlib
@@ -209,6 +210,12 @@ class Coordinator:
     def _gathered(self, index: int) -> Total:
         """Asks the cohort of a round until enough have reported."""
         cohort = self._cohorts.of(index)
+        self._releases.opened(index, self.state)
+        paid = (
+            "charged once, when it was opened"
+            if self._releases.is_local
+            else ("not charged")
+        )
         first = self._next_attempt(index)
         for attempt in range(first, first + self._pace.most_attempts):
             tasks, model = self._tasks(index, attempt, cohort)
@@ -226,15 +233,16 @@ class Coordinator:
             self._releases.store.note(Attempt(index, attempt, "abandoned"))
             _LOG.warning(
                 "round %d, attempt %d: abandoned, too few clients reported; nothing "
-                "was charged or released",
+                "was released, and the round is %s",
                 index + 1,
                 attempt + 1,
+                paid,
             )
         raise RoundAbandoned(
             f"round {index + 1} must get {self._pace.least_cohort} reports within "
             f"{self._pace.deadline_seconds:g} s, but did not in "
-            f"{self._pace.most_attempts} attempts; nothing was charged for it. See "
-            "that vaults run, allow more time, and run again: it goes on there."
+            f"{self._pace.most_attempts} attempts; it is {paid}. See that vaults run, "
+            "allow more time, and run again: it goes on there."
         )
 
     def _released(self, index: int, total: Total) -> None:
@@ -283,7 +291,7 @@ class Coordinator:
     def _summed_up(self) -> dict[str, Any]:
         """Returns the public facts that change from round to round, and the others."""
         terms, pace, spent = self._ledger.terms, self._pace, self._ledger.epsilon()
-        released = self._paid.mechanism.rounds
+        released = self._releases.done
         is_over = released >= self._rounds
         return {
             "state": "All rounds are released" if is_over else "Rounds are running",

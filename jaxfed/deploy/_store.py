@@ -3,7 +3,8 @@
 No report, and no sum of reports, is ever written. A model is written before the ledger
 pays for it and named by its hash; the entry that pays names the same hash. So after a
 crash, at any moment, the newest charge has its model, and a model that nobody paid for
-is removed unread.
+is removed unread. (Where reports are paid for before they come, the entry names the
+model that clients were sent, and `after.json` the one that came of it.)
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import numpy as np
 from jaxfed.vault import _task
 
 _PLAN, _ATTEMPTS, _MODEL = "plan", "attempts.jsonl", "model"
-_RECORDS = "records.json"
+_RECORDS, _AFTER = "records.json", "after.json"
 
 
 class Attempt(NamedTuple):
@@ -29,6 +30,16 @@ class Attempt(NamedTuple):
     attempt: int
     state: str
     """"opened", "abandoned" or "released"."""
+
+
+class After(NamedTuple):
+    """The model after a round whose reports were paid for before they came."""
+
+    round: int
+    model: str
+    """Its hash."""
+    seal: str
+    """An HMAC of both, by the ledger's secret."""
 
 
 class StoreError(RuntimeError):
@@ -109,6 +120,19 @@ class Store:
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             return [found[name] for name in sorted(found.files)]
+
+    def keep_after(self, index: int, model: str, seal: str) -> None:
+        """Keeps which model came of a round."""
+        text = json.dumps(After(index, model, seal)._asdict())
+        self._write(_AFTER, text.encode("ascii"))
+
+    def after(self) -> After | None:
+        """Returns which model came of the last round, if it is known."""
+        try:
+            found = After(**json.loads(self._read(_AFTER) or b"{}"))
+        except (ValueError, TypeError):
+            return None
+        return found if all(isinstance(x, str) for x in found[1:]) else None
 
     def records(self) -> list[dict[str, Any]]:
         """Returns what was recorded of released rounds."""

@@ -7,12 +7,12 @@ an operation means.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxfed.vault import _arrays as arrays
+from jaxfed.vault import _costs as costs
 from jaxfed.vault import _products as products
 from jaxfed.vault import _shapes as shapes
 from jaxfed.vault import _shapes_of_products as wide
@@ -116,7 +116,7 @@ _SCATTER = {"update_window_dims": types.natural_numbers, **_INDICES}
 
 def _shift(left: bool, signed: bool) -> Operation:
     run = functools.partial(arrays.shifted, left=left, signed=signed)
-    return Operation(shapes.words, run, operands=2)
+    return Operation(shapes.words, run, operands=2, scratch=costs.an_element(16))
 
 
 def _reduced(infer: Any, function: Any) -> Operation:
@@ -124,70 +124,8 @@ def _reduced(infer: Any, function: Any) -> Operation:
         infer,
         lambda x, axes: np.asarray(function(x, axis=axes)),
         attributes=_AXES,
-        flops=_of_operand,
+        flops=costs.of_operand,
     )
-
-
-def _of_operand(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    return sum(one.size for one in inputs)
-
-
-def _an_element(size: int) -> Callable[[list[Type], list[Type], Any], int]:
-    return lambda inputs, outputs, given: size * inputs[0].size
-
-
-def _indexed(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    return 8 * (inputs[0].rank + 2) * inputs[2].size
-
-
-def _unfolded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    """Of a convolution: what is padded, a kernel's copy, one example's windows."""
-    kernel, found = inputs[1], outputs[0]
-    places = math.prod(found.shape[d] for d in given["out"][2:])
-    features = kernel.shape[given["rhs"][0]]
-    windows = 4 * places * (kernel.size // max(1, features))
-    return _padded(inputs, outputs, given) + kernel.bytes + windows
-
-
-def _windows_called(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    return 8 * math.prod(given["window"])
-
-
-def _convolved(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    """Once for each example, or each place of a window, in each group."""
-    kernel, found = inputs[1], outputs[0]
-    window = math.prod(kernel.shape[d] for d in given["rhs"][2:])
-    places = min(window, math.prod(found.shape[d] for d in given["out"][2:]))
-    batch = inputs[0].shape[given["lhs"][0]]
-    return given["feature_groups"] * given["batch_groups"] * (4 + batch + 4 * places)
-
-
-def _drawn(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    keys = max(1, math.prod(inputs[0].shape[:-1]))
-    return 48 * keys * math.prod(given["shape"])
-
-
-def _threefry(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    """Of twenty rounds for each word."""
-    return 100 * outputs[0].size
-
-
-def _padded(inputs: list[Type], outputs: list[Type], given: Any) -> int:
-    """Of `_arrays.pad`, which spreads, cuts and pads."""
-    one = inputs[-1] if "window" in given else inputs[0]
-    sizes = list(one.shape)
-    if "config" in given:
-        edges = [(max(0, c[0]), max(0, c[1]), c[2]) for c in given["config"]]
-    elif "lhs" in given:
-        spatial = given["lhs"][2:]
-        edges = [(0, 0, 0)] * one.rank
-        for d, pair, by in zip(spatial, given["padding"], given["lhs_dilation"]):
-            edges[d] = (max(0, pair[0]), max(0, pair[1]), by - 1)
-    else:
-        edges = [(max(0, p[0]), max(0, p[1]), 0) for p in given["padding"]]
-    for d, (low, high, between) in enumerate(edges):
-        sizes[d] += low + high + max(0, sizes[d] - 1) * between
-    return 16 * math.prod(sizes)
 
 
 def _placed(function: Any) -> Operation:
@@ -195,7 +133,8 @@ def _placed(function: Any) -> Operation:
         shapes.place,
         lambda x, axes, dtype: np.asarray(function(x, axis=axes[0])).astype(dtype),
         attributes={**_AXES, **_DTYPE},
-        flops=_of_operand,
+        flops=costs.of_operand,
+        scratch=costs.an_element(9),
     )
 
 
@@ -206,8 +145,8 @@ def _windows(function: Any, start: float) -> Operation:
         run,
         attributes=_WINDOW,
         flops=wide.flops_of_windows,
-        scratch=_padded,
-        calls=_windows_called,
+        scratch=costs.padded,
+        calls=costs.windows_called,
     )
 
 
@@ -218,8 +157,8 @@ def _scattered(adds: bool) -> Operation:
         run,
         attributes=_SCATTER,
         operands=3,
-        flops=_of_operand,
-        scratch=_indexed,
+        flops=costs.of_operand,
+        scratch=costs.indexed,
     )
 
 
@@ -252,32 +191,37 @@ TABLE: dict[str, Operation] = {
         _CONVOLUTION,
         operands=2,
         flops=wide.flops_of_convolution,
-        scratch=_unfolded,
-        calls=_convolved,
+        scratch=costs.unfolded,
+        calls=costs.convolved,
     ),
-    "convert_element_type": Operation(shapes.convert, arrays.convert, _DTYPE),
+    "convert_element_type": Operation(
+        shapes.convert, arrays.convert, _DTYPE, scratch=costs.converted
+    ),
     "cos": Operation(shapes.floats, np.cos),
     "cummax": Operation(
         shapes.cumulative,
         functools.partial(arrays.cumulative, np.maximum),
         _AXIS,
-        flops=_an_element(8),
-        scratch=_an_element(16),
+        flops=costs.an_element(8),
+        scratch=costs.an_element(16),
     ),
     "cumsum": Operation(
         shapes.cumulative,
         functools.partial(arrays.cumulative, np.add),
         _AXIS,
-        flops=_an_element(8),
-        scratch=_an_element(16),
+        flops=costs.an_element(8),
+        scratch=costs.an_element(16),
     ),
-    "div": Operation(shapes.arithmetic, arrays.divide, operands=2),
+    "div": Operation(
+        shapes.arithmetic, arrays.divide, operands=2, scratch=costs.if_whole(48)
+    ),
     "dot_general": Operation(
         wide.dot_general,
         products.dot_general,
         {"contracting": _two_pairs, "batch": _two_pairs},
         operands=2,
         flops=wide.flops_of_dot,
+        scratch=costs.copied,
     ),
     "dynamic_slice": Operation(
         shapes.dynamic_slice,
@@ -290,10 +234,16 @@ TABLE: dict[str, Operation] = {
     ),
     "eq": Operation(shapes.compared, np.equal, operands=2),
     "erf": Operation(
-        shapes.floats, arrays.erf, flops=_an_element(30), scratch=_an_element(48)
+        shapes.floats,
+        arrays.erf,
+        flops=costs.an_element(30),
+        scratch=costs.an_element(64),
     ),
     "erf_inv": Operation(
-        shapes.floats, arrays.erf_inv, flops=_an_element(30), scratch=_an_element(32)
+        shapes.floats,
+        arrays.erf_inv,
+        flops=costs.an_element(30),
+        scratch=costs.an_element(32),
     ),
     "exp": Operation(shapes.floats, np.exp),
     "expm1": Operation(shapes.floats, np.expm1),
@@ -307,11 +257,15 @@ TABLE: dict[str, Operation] = {
             **_INDICES,
         },
         operands=2,
+        scratch=costs.gathered,
     ),
     "ge": Operation(shapes.compared, np.greater_equal, operands=2),
     "gt": Operation(shapes.compared, np.greater, operands=2),
     "integer_pow": Operation(
-        shapes.floats, arrays.integer_pow, {"exponent": _exponent}
+        shapes.floats,
+        arrays.integer_pow,
+        {"exponent": _exponent},
+        scratch=costs.an_element(8),
     ),
     "iota": Operation(
         shapes.iota,
@@ -324,7 +278,7 @@ TABLE: dict[str, Operation] = {
     "le": Operation(shapes.compared, np.less_equal, operands=2),
     "log": Operation(shapes.floats, np.log),
     "log1p": Operation(shapes.floats, np.log1p),
-    "logistic": Operation(shapes.floats, arrays.logistic),
+    "logistic": Operation(shapes.floats, arrays.logistic, scratch=costs.an_element(4)),
     "lt": Operation(shapes.compared, np.less, operands=2),
     "max": Operation(shapes.arithmetic, np.maximum, operands=2),
     "min": Operation(shapes.arithmetic, np.minimum, operands=2),
@@ -334,25 +288,37 @@ TABLE: dict[str, Operation] = {
     "not": Operation(shapes.whole, np.invert),
     "or": Operation(shapes.whole, np.bitwise_or, operands=2),
     "pad": Operation(
-        shapes.pad, arrays.pad, {"config": types.pairs}, operands=2, scratch=_padded
+        shapes.pad,
+        arrays.pad,
+        {"config": types.pairs},
+        operands=2,
+        scratch=costs.padded,
     ),
     "pow": Operation(
-        shapes.power, lambda x, y: np.power(x, y.astype(x.dtype)), operands=2
+        shapes.power,
+        lambda x, y: np.power(x, y.astype(x.dtype)),
+        operands=2,
+        scratch=costs.an_element(4),
     ),
     "random_bits": Operation(
         wide.random_bits,
         arrays.random_bits,
         _SHAPE,
-        flops=_threefry,
-        scratch=_drawn,
+        flops=costs.threefry,
+        scratch=costs.drawn,
     ),
-    "random_fold_in": Operation(wide.random_fold_in, arrays.random_fold_in, operands=2),
+    "random_fold_in": Operation(
+        wide.random_fold_in,
+        arrays.random_fold_in,
+        operands=2,
+        scratch=costs.an_element(16),
+    ),
     "random_split": Operation(
         wide.random_split,
         arrays.random_split,
         _SHAPE,
-        flops=_threefry,
-        scratch=_drawn,
+        flops=costs.threefry,
+        scratch=costs.drawn,
     ),
     "reduce_and": _reduced(shapes.decided, np.all),
     "reduce_max": _reduced(shapes.extreme, np.max),
@@ -362,17 +328,20 @@ TABLE: dict[str, Operation] = {
         shapes.reduced,
         lambda x, axes: np.asarray(x.prod(axis=axes, dtype=x.dtype)),
         _AXES,
-        flops=_of_operand,
+        flops=costs.of_operand,
     ),
     "reduce_sum": Operation(
         shapes.reduced,
         arrays.reduce_sum,
         _AXES,
         flops=lambda inputs, outputs, a: inputs[0].size,
+        scratch=costs.an_element(4),
     ),
     "reduce_window_max": _windows(np.maximum, -np.inf),
     "reduce_window_sum": _windows(np.add, 0.0),
-    "rem": Operation(shapes.arithmetic, arrays.remainder, operands=2),
+    "rem": Operation(
+        shapes.arithmetic, arrays.remainder, operands=2, scratch=costs.if_whole(16)
+    ),
     "reshape": Operation(
         shapes.reshape,
         arrays.reshape,
@@ -384,7 +353,7 @@ TABLE: dict[str, Operation] = {
         {"dimensions": types.natural_numbers},
     ),
     "round": Operation(shapes.floats, np.rint),
-    "rsqrt": Operation(shapes.floats, arrays.rsqrt),
+    "rsqrt": Operation(shapes.floats, arrays.rsqrt, scratch=costs.an_element(4)),
     "scatter": _scattered(adds=False),
     "scatter_add": _scattered(adds=True),
     "scatter_windows": Operation(
@@ -393,8 +362,8 @@ TABLE: dict[str, Operation] = {
         _WINDOW,
         operands=2,
         flops=wide.flops_of_windows,
-        scratch=_padded,
-        calls=_windows_called,
+        scratch=costs.padded,
+        calls=costs.windows_called,
     ),
     "select": Operation(shapes.select, np.where, operands=3),
     "shift_left": _shift(left=True, signed=False),
@@ -416,6 +385,7 @@ TABLE: dict[str, Operation] = {
         arrays.sort,
         {"dimension": types.natural, "num_keys": types.positive},
         operands=None,
+        scratch=costs.an_element(24),
     ),
     "sqrt": Operation(shapes.floats, np.sqrt),
     "sub": Operation(shapes.arithmetic, np.subtract, operands=2),

@@ -24,6 +24,7 @@ from jaxfed.deploy import (
     transports,
 )
 from jaxfed.deploy import _releases as releasing
+from jaxfed.deploy._releases import Releases
 from jaxfed.deploy._store import Store
 from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
@@ -359,6 +360,13 @@ def test_vaults_add_noise_of_their_own(privacy, tmp_path, monkeypatch):
         strategy=jf.engine.Strategy(executor="loop", lanes=1, devices=1),
     )
     found.clear()
+    released = Releases.released
+
+    def noting(self, index, state, total):
+        found.append([np.array(one) for one in total.values])
+        return released(self, index, state, total)
+
+    monkeypatch.setattr(Releases, "released", noting)
     history = in_vaults(tmp_path, path, algorithm)
     unit = privacy._report().unit(5)
     stddev = 4.0 * np.sqrt(len(NAMES)) * (np.sqrt(2) if len(found) > 9 else 1)
@@ -404,7 +412,7 @@ def test_too_few_reports_release_and_charge_nothing(tmp_path):
     pace = Pace(deadline_seconds=0.3, least_cohort=4, most_attempts=2)
     with coordinator(tmp_path, path, algorithm, pace=pace) as running:
         vaults = Vaults(tmp_path, running.desk, names=NAMES[:3])
-        with pytest.raises(RoundAbandoned, match="nothing was charged"):
+        with pytest.raises(RoundAbandoned, match="it is not charged"):
             running.run()
         running.desk.end()
         vaults.join()
@@ -418,6 +426,82 @@ def test_too_few_reports_release_and_charge_nothing(tmp_path):
     assert len(history.rounds) == 3
     attempts = [(a.round, a.attempt) for a in running._releases.store.attempts()]
     assert (0, 2) in attempts
+
+
+def test_reports_that_left_are_paid_for_though_nothing_was_released(tmp_path):
+    """With local noise the server is who must not learn, and it has them."""
+    path, algorithm = ledger(tmp_path), averaging(LOCAL[0])
+    pace = Pace(deadline_seconds=0.3, least_cohort=8, most_attempts=2)
+    for _ in range(2):
+        with coordinator(tmp_path, path, algorithm, pace=pace) as running:
+            vaults = Vaults(tmp_path, running.desk, names=NAMES[1:])
+            with pytest.raises(RoundAbandoned, match="it is charged once"):
+                running.run()
+            running.desk.end()
+            vaults.join()
+            assert running.status()["released"] == 0
+        assert facts(path)[1] == [(0, 0, 1)]
+        assert facts(path)[3] > 0
+    longer = dataclasses.replace(pace, deadline_seconds=30.0)
+    history = in_vaults(tmp_path, path, algorithm, pace=longer)
+    assert [one.round for one in history.rounds] == [1, 2, 3]
+    assert facts(path)[1] == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+@pytest.mark.parametrize("name", ["keep_model", "keep_after", "keep_only", "note"])
+def test_a_crash_asks_for_the_same_reports_again(name, rounds, tmp_path, monkeypatch):
+    path, algorithm, seen = ledger(tmp_path), averaging(LOCAL[0]), {}
+    released, whole = Releases.released, getattr(Store, name)
+    calls = {"keep_model": 2, "note": 2}.get(name, 1) * rounds - 1
+
+    def noting(self, index, state, total):
+        values = [np.array(one) for one in total.values]
+        assert all(map(np.array_equal, seen.setdefault(index, values), values))
+        return released(self, index, state, total)
+
+    def dying(self, *arguments):
+        nonlocal calls
+        if not calls:
+            raise Killed
+        calls -= 1
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Releases, "released", noting)
+    with coordinator(tmp_path, path, algorithm) as running:
+        vaults = Vaults(tmp_path, running.desk)
+        monkeypatch.setattr(Store, name, dying)
+        with pytest.raises(Killed):
+            running.run()
+        running.desk.end()
+        vaults.join()
+    monkeypatch.setattr(Store, name, whole)
+    history = in_vaults(tmp_path, path, algorithm)
+    assert [one.round for one in history.rounds] == [1, 2, 3]
+    assert facts(path)[1] == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+    assert len(list((tmp_path / "run").glob("model-*"))) == 1
+    again = in_vaults(tmp_path, path, algorithm)
+    assert bits(again.params) == bits(history.params)
+    assert len(seen) == 3
+
+
+def test_an_older_model_is_not_taken_for_the_last_one(tmp_path):
+    path, algorithm = ledger(tmp_path), averaging(LOCAL[0])
+    kept, place = {}, tmp_path / "run" / "after.json"
+
+    def keeping(history):
+        kept[len(history.rounds)] = place.read_text()
+
+    in_vaults(tmp_path, path, algorithm, callbacks=[keeping])
+    for text in (kept[2], kept[3].replace('"round": 2', '"round": 1'), "{}", "[1]"):
+        place.write_text(text)
+        with pytest.raises(StoreError, match="must hold the model"):
+            coordinator(tmp_path, path, algorithm).close()
+    place.write_text(kept[2].replace('"round": 1', '"round": 2'))
+    with pytest.raises(StoreError, match="must hold the model"):
+        coordinator(tmp_path, path, algorithm).close()
+    place.write_text(kept[3])
+    coordinator(tmp_path, path, algorithm).close()
 
 
 def test_stragglers_do_not_hold_up_a_goal_or_a_deadline(tmp_path):
