@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
+import threading
+import time
 import urllib.parse
+from collections.abc import Generator
 from pathlib import Path
 
 from jaxfed.vault import _task
@@ -12,6 +17,7 @@ from jaxfed.vault._errors import Rejected, Stale, Unreachable, WireError
 from jaxfed.vault._visit import Ended
 
 _SECONDS = 30.0  # without a byte
+_SLOWEST = 10_000  # bytes in a second, of a request and its answer as a whole
 _MOST_WORD = 1 << 10
 
 
@@ -91,7 +97,7 @@ class Http:
         status, answer = self._ask("POST", "/v1/report", _MOST_WORD, data)
         if status not in (200, 409, 410):
             self._good(status, answer)
-        return answer[:40].decode("ascii", "replace").strip()
+        return _printable(answer[:40])
 
     def close(self) -> None:
         """Closes the connection."""
@@ -103,9 +109,7 @@ class Http:
         if status in (408, 429, 500, 502, 503, 504):
             raise Unreachable(f"the server answered {status}; try again later.")
         if status != 200:
-            words = data[:300].decode("ascii", "replace").strip()
-            shown = "".join(c for c in words if c.isprintable())
-            raise Rejected(f"the server answered {status}: {shown}")
+            raise Rejected(f"the server answered {status}: {_printable(data[:300])}")
         return data
 
     def _ask(
@@ -134,8 +138,14 @@ class Http:
                         f"the server does not take this certificate: {words}."
                     ) from None
                 if is_last:
+                    hint = ""
+                    if self._context and isinstance(error, ConnectionError):
+                        hint = (
+                            " Where it never does, it may not take this certificate: "
+                            "see that it is of the server's own authority."
+                        )
                     raise Unreachable(
-                        f"the server did not answer: {type(error).__name__}."
+                        f"the server did not answer: {type(error).__name__}.{hint}"
                     ) from None
         raise AssertionError
 
@@ -144,17 +154,22 @@ class Http:
     ) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = self._connected()
-        connection = self._connection
-        connection.timeout = _SECONDS + wait
-        if connection.sock is not None:
-            connection.sock.settimeout(_SECONDS + wait)
-        connection.request(method, path, body=body)
-        answer = connection.getresponse()
-        limit = most if answer.status == 200 else _MOST_WORD
-        data = answer.read(limit + 1)
+        connection, patience = self._connection, _SECONDS + wait
+        connection.timeout = patience
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.settimeout(patience)
+        in_all = patience + (most + len(body or b"")) / _SLOWEST
+        with _ended_after(in_all, connection.sock):
+            connection.request(method, path, body=body)
+            answer = connection.getresponse()
+            limit = most if answer.status == 200 else _MOST_WORD
+            data = answer.read(limit + 1)
         if len(data) > limit:
             self.close()
             raise WireError(f"an answer must have at most {limit} bytes")
+        if answer.length:  # what was announced and did not come
+            raise http.client.IncompleteRead(b"", answer.length)
         return answer.status, data
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -163,6 +178,70 @@ class Http:
         return http.client.HTTPSConnection(
             self._host, self._port, context=self._context
         )
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, connection: socket.socket) -> Generator[None]:
+    """Ends a connection that takes longer, also where a byte comes now and then."""
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _printable(data: bytes) -> str:
+    words = data.decode("ascii", "replace").strip()
+    return "".join(c for c in words if c.isprintable())
+
+
+def _end_of(certificate: Path) -> float:
+    """Returns until when a certificate holds, in seconds of the epoch.
+
+    Of the fields of X.509 (RFC 5280, section 4.1): a version that may be missing, then
+    number, algorithm, issuer, and two times.
+
+    Raises:
+        ValueError: it is no certificate.
+    """
+    text = certificate.read_text("ascii", "replace")
+    begin = text.index("-----BEGIN CERTIFICATE-----")
+    end = "-----END CERTIFICATE-----"
+    data = ssl.PEM_cert_to_DER_cert(text[begin : text.index(end, begin) + len(end)])
+    (_, outer, _), *_ = _fields(data)
+    fields = _fields(_fields(outer)[0][1])
+    fields = fields[1:] if fields[0][0] == 0xA0 else fields
+    kind, value, _ = _fields(fields[3][1])[1]
+    year = value[:4] if kind == 0x18 else b"%d" % (19 + (value < b"50")) + value[:2]
+    digits = (year + value[-11:-1]).decode("ascii")
+    return float(
+        ssl.cert_time_to_seconds(
+            time.strftime(
+                "%b %d %H:%M:%S %Y GMT", time.strptime(digits, "%Y%m%d%H%M%S")
+            )
+        )
+    )
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes, int]]:
+    """Returns tag, content and length of each value of DER, one after another."""
+    found, place = [], 0
+    while place + 2 <= len(data):
+        tag, size, start = data[place], data[place + 1], place + 2
+        if size & 0x80:
+            count = size & 0x7F
+            size = int.from_bytes(data[start : start + count], "big")
+            start += count
+        found.append((tag, data[start : start + size], size))
+        place = start + size
+    return found
 
 
 def _context(
@@ -183,4 +262,10 @@ def _context(
             f"{certificate} and {authority} must be PEM files of a certificate with "
             f"its key, and of an authority: {error}."
         ) from None
+    with contextlib.suppress(ValueError, IndexError, OverflowError):
+        if _end_of(certificate) < time.time():
+            raise Rejected(
+                f"{certificate} must be valid, but has expired; ask the server's "
+                "operator for another one."
+            )
     return context

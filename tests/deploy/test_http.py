@@ -1,9 +1,13 @@
 """HTTP: only clients that are who they say, and nobody holds up anybody else."""
 
+import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,7 +19,7 @@ from jaxfed.deploy._desk import Desk
 from jaxfed.deploy._pki import Authority
 from jaxfed.deploy._status import StatusPage
 from jaxfed.deploy.transports import _tls
-from jaxfed.vault import _task
+from jaxfed.vault import _http, _task
 from jaxfed.vault._errors import Rejected, Stale, Unreachable, WireError
 from jaxfed.vault._http import Http
 from jaxfed.vault._visit import Ended, Vault
@@ -103,17 +107,33 @@ def test_vaults_take_part_over_tls(server, running, pki, tmp_path):
     ("name", "folder", "authority", "error"),
     [
         ("outsider", "pki", "pki", Rejected),  # enrolled elsewhere
-        ("late", "pki", "pki", (Rejected, Unreachable)),  # expired
-        (NAMES[0], "other", "pki", (Rejected, Unreachable)),  # another authority's
+        ("late", "pki", "pki", Rejected),  # expired
+        (NAMES[0], "other", "pki", Unreachable),  # another authority's
         (NAMES[0], "pki", "other", Rejected),  # a server that we do not trust
     ],
 )
 def test_others_are_refused(name, folder, authority, error, server, running, pki):
-    way = client(server, pki, name, folder, authority)
-    with pytest.raises(error):
-        way.task(0)
-    way.close()
+    words = {
+        "outsider": "not enrolled here",
+        "late": "has expired",
+    }.get(name, "authority")
+
+    def asked():
+        with contextlib.closing(client(server, pki, name, folder, authority)) as way:
+            way.task(0)
+
+    with pytest.raises(error, match=words):
+        asked()
     assert running.desk._total.num_reports == 0
+
+
+def test_the_end_of_a_certificate(pki):
+    from cryptography import x509
+
+    for name in (NAMES[0], "late", "server", "authority"):
+        place = pki / f"pki/{name}.pem"
+        found = x509.load_pem_x509_certificate(place.read_bytes())
+        assert _http._end_of(place) == found.not_valid_after_utc.timestamp()
 
 
 def test_no_certificate_and_old_encryption_are_refused(server, pki):
@@ -229,6 +249,119 @@ def test_a_client_that_asks_too_often_is_slowed_down(running, pki, tmp_path):
         assert visit(server, pki, tmp_path, NAMES[1]).state == "accepted"
 
 
+def held_by(sockets):
+    """Returns how many connections the server has not ended yet."""
+    left = 0
+    for one in sockets:
+        one.settimeout(0.01)
+        try:
+            left += one.recv(64) != b""
+        except TimeoutError:
+            left += 1
+        except OSError:
+            pass
+    return left
+
+
+def test_connections_are_bounded_and_the_honest_come_through(running, pki):
+    """Twice as many silent ones as a server may have, and half of a handshake."""
+    with serving(running.desk, pki, connections=60, connections_each=3) as server:
+        kept = connected(server, pki, NAMES[7])
+        assert _status_of(kept) == 200
+        held = []
+        for number in range(120):
+            one = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            if number % 2:
+                one.sendall(b"\x16\x03\x01")
+            held.append(one)
+        for name in NAMES[:5]:
+            way = client(server, pki, name)
+            start = time.monotonic()
+            assert way.task(0) is not None
+            assert time.monotonic() - start < 1.0
+            way.close()
+        assert _status_of(kept) == 200  # who spoke is not ended for the silent
+        assert held_by(held) < 60
+        for one in held:
+            one.close()
+        kept.close()
+
+
+def test_one_client_has_few_connections(running, pki):
+    with serving(running.desk, pki, connections_each=3, burst=100) as server:
+        mine = [connected(server, pki) for _ in range(10)]
+        for one in mine:
+            assert _status_of(one) == 200
+        assert held_by(one.sock for one in mine) == 3
+        other = connected(server, pki, NAMES[1])
+        assert _status_of(other) == 200
+        for one in (*mine, other):
+            one.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files are limited by POSIX systems")
+def test_a_server_keeps_files_for_its_ledger(tmp_path):
+    """It may have 256 files, strangers want 300, and it can still write."""
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "from jaxfed.deploy.transports import _listener\n"
+        "print(_listener.most_connections())\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 256))\n"
+        "print(_listener.most_connections(), *resource.getrlimit(7))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["128", "128", "256", "256"]
+
+
+@pytest.mark.parametrize("way", ["drip", "continue"])
+def test_a_server_that_drips_does_not_hold_a_vault(way, monkeypatch):
+    monkeypatch.setattr(_http, "_SECONDS", 0.5)
+    monkeypatch.setattr(_http, "_SLOWEST", 1e6)
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def answer():
+        while not stop.is_set():
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                if way == "drip":
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"
+                    )
+                try:
+                    while not stop.wait(0.1):
+                        connection.sendall(
+                            b"x" if way == "drip" else b"HTTP/1.1 100 Continue\r\n\r\n"
+                        )
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    slow = Http(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    start = time.monotonic()
+    with pytest.raises(Unreachable):
+        slow.task(0)
+    assert time.monotonic() - start < 5
+    stop.set()
+    listening.close()
+    slow.close()
+    thread.join()
+
+
+def test_what_a_server_says_of_a_report_is_printable(running, pki, server, monkeypatch):
+    monkeypatch.setattr(running.desk, "submit", lambda *a: "\x1b[2J\x07accepted")
+    way = client(server, pki)
+    assert way.report(b"x" * 9) == "[2Jaccepted"
+    way.close()
+
+
 @pytest.mark.slow
 def test_an_honest_client_is_answered_while_others_hold_connections(
     running, pki, tmp_path
@@ -247,19 +380,11 @@ def test_an_honest_client_is_answered_while_others_hold_connections(
             assert way.task(0) is not None
             times.append(time.monotonic() - start)
             way.close()
-        assert np.median(times) < 1.0
+        assert max(times) < 1.0
         time.sleep(7.0)
-        closed = 0
+        assert held_by(held) == 0
         for one in held:
-            one.settimeout(0.2)
-            try:
-                closed += one.recv(64) in (b"",) or True
-            except TimeoutError:
-                pass
-            except OSError:
-                closed += 1
             one.close()
-        assert closed == 1000
 
 
 def test_a_client_that_says_nothing_is_dropped(running, pki):

@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from jaxfed.deploy._desk import STALE, Desk, Stranger
 from jaxfed.deploy.transports import _tls
+from jaxfed.deploy.transports._listener import Listener, most_connections
 from jaxfed.vault._errors import WireError
 from jaxfed.vault._visit import Ended
 
@@ -40,6 +40,10 @@ class Limits(NamedTuple):
     burst: int = 30
     large_reports: int = 4
     """Reports above 64 KB that are read at once."""
+    connections: int | None = None
+    """In all; as many as this process may have open if None."""
+    connections_each: int = 8
+    """Of one client."""
 
 
 class Http:
@@ -77,7 +81,6 @@ class Http:
         self._host, self._port = host, port
         self._buckets: dict[str, tuple[float, float]] = {}
         self._sending: set[str] = set()
-        self._spoke: weakref.WeakSet[Any] = weakref.WeakSet()
         self._pool = concurrent.futures.ThreadPoolExecutor(2, "jaxfed-report")
         self._started: concurrent.futures.Future[int] = concurrent.futures.Future()
         self._loop = asyncio.new_event_loop()
@@ -130,33 +133,21 @@ class Http:
             app, access_log=None, keepalive_timeout=self._limits.idle_seconds
         )
         await runner.setup()
-        server = await self._loop.create_server(
-            lambda: self._protocol(runner),
-            self._host,
-            self._port,
-            ssl=self._context,
-            ssl_handshake_timeout=self._limits.handshake_seconds,
-            backlog=1024,
+        assert runner.server is not None
+        self._listener = Listener(
+            self._context,
+            runner.server,
+            most=self._limits.connections or most_connections(),
+            most_each=self._limits.connections_each,
+            handshake_seconds=self._limits.handshake_seconds,
         )
+        server = await self._listener.listen(self._host, self._port)
         self._started.set_result(server.sockets[0].getsockname()[1])
         await self._stop.wait()
         server.close()
+        self._listener.close()
         self._wake_all()
         await asyncio.wait_for(runner.cleanup(), _SHUTDOWN + 5)
-
-    def _protocol(self, runner: web.AppRunner) -> asyncio.Protocol:
-        """Returns a connection's handler, closed if it stays silent."""
-        assert runner.server is not None
-        protocol = runner.server()
-        self._loop.call_later(
-            2 * self._limits.handshake_seconds, self._close_if_silent, protocol
-        )
-        return protocol
-
-    def _close_if_silent(self, protocol: Any) -> None:
-        transport = protocol.transport
-        if transport is not None and transport not in self._spoke:
-            transport.abort()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> Any:
@@ -164,7 +155,7 @@ class Http:
         transport = request.transport
         if transport is None:
             raise web.HTTPBadRequest
-        self._spoke.add(transport)
+        self._listener.spoke(transport)
         client, serial = _tls.identity(transport.get_extra_info("peercert"))
         if client is None or not self._desk.knows(client):
             return _words(403, "this certificate is not enrolled here")
