@@ -13,6 +13,7 @@ from jaxfed.deploy.transports import _tls
 
 _MOST_FILES = 1 << 16
 _RESERVE = 128  # files for ledger, models, plan, and what else a process has open
+_AT_ONCE = 64  # connections that are accepted before any is looked at
 _UNKNOWN = 512  # files of a system that does not say
 
 
@@ -64,7 +65,7 @@ class Listener:
         """Returns the server, once it listens."""
         loop = asyncio.get_running_loop()
         return await loop.create_server(
-            lambda: _Connection(self), host, port, backlog=1024
+            lambda: _Connection(self), host, port, backlog=_AT_ONCE
         )
 
     def spoke(self, transport: Any) -> None:
