@@ -116,7 +116,7 @@ def _status(given: argparse.Namespace) -> None:
 
 
 def _pki(given: argparse.Namespace) -> None:
-    authority = _authority(given.folder)
+    authority = _authority(given.folder, may_be_new=True)
     authority.server(given.host)
     for client in given.clients:
         authority.enroll(client)
@@ -126,6 +126,11 @@ def _pki(given: argparse.Namespace) -> None:
 def _enroll(given: argparse.Namespace) -> None:
     _authority(given.folder).enroll(given.client)
     print(f"{given.client}: give its owner {given.client}.pem, .key, and authority.pem")
+
+
+def _renew(given: argparse.Namespace) -> None:
+    _authority(given.folder).renew(given.client)
+    print(f"{given.client}: give its owner {given.client}.pem and .key, both new")
 
 
 def _revoke(given: argparse.Namespace) -> None:
@@ -143,12 +148,17 @@ def _key(given: argparse.Namespace) -> None:
         raise ConfigError(
             f"{given.path} must not be there yet; name another file, or move it away."
         ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{given.path} could not be made: {error.strerror}."
+        ) from None
     with open(number, "w", encoding="ascii") as file:
         file.write(secret.hex() + "\n")
     print(_signature.public_key(secret).hex())
 
 
-def _authority(folder: Path) -> "Authority":
+def _authority(folder: Path, *, may_be_new: bool = False) -> "Authority":
+    """Opens an authority; a misspelt folder is not one."""
     try:
         from jaxfed.deploy._pki import Authority
     except ImportError as error:
@@ -156,6 +166,11 @@ def _authority(folder: Path) -> "Authority":
             f"certificates need cryptography, got: {error}; pip install "
             "'jaxfed[server]'."
         ) from error
+    if not may_be_new and not (folder / "authority.pem").exists():
+        raise ConfigError(
+            f"{folder} must be the folder of an authority; make one with `python -m "
+            "jaxfed.deploy pki`."
+        )
     return Authority(folder)
 
 
@@ -180,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     pki.add_argument("--clients", nargs="*", default=[])
     for name, run, words in (
         ("enroll", _enroll, "make a client's certificate"),
+        ("renew", _renew, "revoke a client's certificate, and make another"),
         ("revoke", _revoke, "refuse a client's certificate from now on"),
     ):
         command = commands.add_parser(name, help=words)

@@ -22,6 +22,7 @@ from jaxfed.ledger import Ledger, PaidRun
 from jaxfed.privacy import Privacy
 from jaxfed.typing import ClientResult, FederatedAlgorithm, Params, Released
 from jaxfed.vault import _signature
+from jaxfed.vault._errors import PlanError
 from jaxfed.vault._plan import Plan
 
 
@@ -172,7 +173,14 @@ def _sealed(kept: bytes | None, exported: bytes, signing_key: bytes) -> bytes:
     if kept is None:
         return _signature.sealed(signing_key, exported)
     public = _signature.public_key(signing_key)
-    before = Plan(_signature.unsealed(kept, [public])[0]).document
+    try:
+        before = Plan(_signature.unsealed(kept, [public])[0]).document
+    except PlanError as error:
+        raise StoreError(
+            "the folder's plan must be signed with this signing key, but is not "
+            f"({error}); bring back the key that the run began with, or begin a run "
+            "under another name in an empty folder."
+        ) from None
     now = Plan(exported).document
     names = list(now)
     if before["producer"] != now["producer"]:
@@ -181,6 +189,10 @@ def _sealed(kept: bytes | None, exported: bytes, signing_key: bytes) -> bytes:
         for one in (before, now):
             one["rules"] = {**one["rules"], "epsilon": None}  # of another accountant
     changed = [name for name in names if now[name] != before[name]]
+    if "rules" in changed:  # say which: rounds, least_cohort, noise_multiplier, ...
+        old, new = before["rules"], now["rules"]
+        which = [name for name in new if new[name] != old.get(name)]
+        changed[changed.index("rules")] = f"rules ({', '.join(which)})"
     if changed:
         raise StoreError(
             f"the run must go on with the plan it began with, but {', '.join(changed)} "

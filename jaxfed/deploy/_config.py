@@ -92,11 +92,13 @@ class Config(NamedTuple):
         place, _, name = self.run["build"].partition(":")
         path = self.folder / place
         spec = importlib.util.spec_from_file_location("jaxfed_run", path)
-        if not (path.is_file() and name and spec is not None and spec.loader):
+        if not (name and spec is not None and spec.loader):
             raise ConfigError(
                 f"run.build must be file.py:function, got {self.run['build']!r}; the "
                 "function returns algorithm, params, examples, and what evaluates."
             )
+        if not path.is_file():
+            raise ConfigError(f"run.build must name a file that is there, got {path}.")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not callable(getattr(module, name, None)):

@@ -228,6 +228,7 @@ class Coordinator:
                 goal=self._pace.goal or len(tasks),
             )
             total = self.desk.gather()
+            _LOG.info("round %d, attempt %d: closed", index + 1, attempt + 1)
             if total.num_reports >= self._pace.least_cohort:
                 return total
             self._releases.store.note(Attempt(index, attempt, "abandoned"))

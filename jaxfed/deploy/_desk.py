@@ -63,9 +63,11 @@ class Desk:
         self._expected = _task.report_types(
             plan.update, counts=plan.rules.count_levels > 0
         )
-        self._most_value = (
-            _noise.most_value(self._rules) if self._rules.is_local else None
-        )
+        self._most_value, self._most_norm = None, 0.0
+        if self._rules.is_local:
+            size = sum(one.type.size for one in plan.update)
+            self._most_value = _noise.most_value(self._rules)
+            self._most_norm = _noise.most_norm(self._rules, size)
         self._changed = threading.Condition()
         self._reading = threading.Semaphore(_DECODING)
         self._open: _Open | None = None
@@ -231,7 +233,7 @@ class Desk:
         update = [values[f"update/{one.name}"] for one in self._plan.update]
         if self._most_value is not None:
             fits = all(_within(array, self._most_value) for array in update)
-            if not fits:
+            if not (fits and self._norm(update) <= self._most_norm):
                 raise WireError("a report is beyond its clip norm and all noise")
             return update, 0
         for group in self._rules.groups:
@@ -243,6 +245,13 @@ class Desk:
         if count not in (levels, 0, -levels):
             raise WireError("a report of a clip is one client's, or none")
         return update, count
+
+    def _norm(self, update: Sequence[np.ndarray]) -> float:
+        """Returns the L1 or L2 norm of a report, as its noise's law bounds it."""
+        wide = [np.asarray(one, np.float64) for one in update]
+        if self._rules.law == "laplace":
+            return float(sum(np.abs(one).sum() for one in wide))
+        return float(np.sqrt(sum(np.square(one).sum() for one in wide)))
 
     def _add(self, client: str, update: list[np.ndarray], count: int) -> None:
         assert self._total is not None

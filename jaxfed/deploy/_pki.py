@@ -76,6 +76,17 @@ class Authority:
         with open(self.folder / "clients.txt", "a", encoding="utf-8") as file:
             file.write(client + "\n")
 
+    def renew(self, client: str, *, days: float = _DAYS) -> None:
+        """Revokes a client's certificate and makes another one; its number stays.
+
+        Raises:
+            ValueError: it is not enrolled.
+        """
+        if client not in self.clients:
+            raise ValueError(f"client must be enrolled, got {client!r}.")
+        self.revoke(client)
+        self._sign(client, client, ExtendedKeyUsageOID.CLIENT_AUTH, days=days)
+
     def revoke(self, client: str) -> None:
         """Puts a client's certificate on the list of revoked ones."""
         place = self.folder / f"{client}.pem"
@@ -120,7 +131,8 @@ class Authority:
             serialization.NoEncryption(),
         )
         place = self.folder / f"{name}.key"
-        with open(os.open(place, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(os.open(place, flags, 0o600), "wb") as file:
             file.write(secret)
         (self.folder / f"{name}.pem").write_bytes(certificate.public_bytes(pem))
 

@@ -287,11 +287,11 @@ def _called(path: Path, function: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise DataError(f"{path} must have a function {function!r}.")
     try:
-        return getattr(module, function)()
+        spec.loader.exec_module(module)
+        if callable(getattr(module, function, None)):
+            return getattr(module, function)()
     except Exception as error:  # whose words may hold a value
         kind = type(error).__name__
         raise DataError(f"{function} of {path} failed: {kind}; run it alone.") from None
+    raise DataError(f"{path} must have a function {function!r}.")

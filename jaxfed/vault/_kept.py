@@ -105,7 +105,8 @@ class Kept:
         return self._folder / f"{kind}-{task.run}-{task.round:08d}"
 
     def _files(self, kind: str, task: Task) -> list[Path]:
-        return sorted(self._folder.glob(f"{kind}-{task.run}-????????"))
+        found = self._folder.glob(f"{kind}-{task.run}-*")
+        return sorted((one for one in found if not one.suffix), key=_round)
 
 
 def _round(place: Path) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 
 from jaxfed.vault import _lattice, _tables
@@ -90,6 +91,20 @@ def most_value(rules: Rules) -> int:
     parts = _parts(rules.law, rules.noise_scale)
     largest = sum(factor * table.largest for factor, table in parts)
     return ((rules.groups[0].levels + largest) >> rules.shift) + 1
+
+
+def most_norm(rules: Rules, size: int) -> float:
+    """Returns what the norm of a whole report exceeds with probability 2**-60 at most.
+
+    L1 or L2 as the law's: of the clipped update, the noise, and the rounding. The tails
+    are Laurent and Massart's (2000, lemma 1) and that of a sum of exponentials.
+    """
+    unit, tail = 2.0**rules.shift, 60 * math.log(2)
+    clipped, scale = rules.groups[0].levels / unit, rules.noise_scale / unit
+    if rules.law == "laplace":
+        return clipped + scale * (size + math.sqrt(2 * size * tail) + tail) + size
+    spread = size + 2 * math.sqrt(size * tail) + 2 * tail
+    return clipped + scale * math.sqrt(spread) + math.sqrt(size)
 
 
 class _Words:

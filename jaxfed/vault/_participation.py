@@ -54,6 +54,8 @@ class Limits(NamedTuple):
     """Of one run."""
     least_separation: int
     """Rounds from one participation to the next."""
+    most_attempts: int = 1 << 30
+    """At one round."""
     most_runs: int = 1 << 30
     """Runs in all: each has a budget of its own."""
 
@@ -115,6 +117,12 @@ class Participation:
                 task,
             )
             _check(task, [one for one, _ in mine], limits)
+            tries = sum(one.round == task.round for one, _ in mine)
+            _require(
+                tries < limits.most_attempts,
+                "is tried once more than is allowed (most_attempts)",
+                task,
+            )
             # a round that is tried again has the bytes it had: one noise for one update
             known_seeds = (found for one, found in mine if one.round == task.round)
             seed = next(known_seeds, None) or secrets.token_bytes(32)

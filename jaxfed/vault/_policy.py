@@ -34,6 +34,7 @@ LIMITS: dict[str, tuple[Any, str]] = {
     "most_calls": (10**7, "operations that are carried out in one round"),
     "most_bytes": (1 << 28, "bytes of arrays at once"),
     "most_rounds": (1000, "rounds of one run that this vault takes part in"),
+    "most_attempts": (20, "attempts at one round: each is computed anew"),
     "most_runs": (10, "runs in all: each has a budget of its own"),
     "least_separation": (1, "rounds from one participation to the next"),
     "least_cohort": (2, "reports without which a server must release nothing"),
@@ -59,6 +60,7 @@ class Policy(NamedTuple):
     most_calls: int
     most_bytes: int
     most_rounds: int
+    most_attempts: int
     most_runs: int
     least_separation: int
     least_cohort: int
@@ -210,6 +212,7 @@ def limits_of(policy: Policy, rules: Rules) -> Limits:
     return Limits(
         most_rounds=min(policy.most_rounds, rules.most_participations),
         least_separation=max(policy.least_separation, rules.least_separation),
+        most_attempts=policy.most_attempts,
         most_runs=policy.most_runs,
     )
 
@@ -232,4 +235,12 @@ def _broken(policy: Policy, rules: Rules | None) -> list[str]:
         is_more = limit.startswith(_MOST) and value > allowed
         if is_less or is_more:
             found.append(f"{what} {value:g}, and {limit} = {allowed:g}")
+    if rules.is_local:  # which is this vault's own noise, and can be reckoned
+        reports = min(policy.most_rounds, rules.most_participations)
+        delta = _rules.delta_of(rules, reports)
+        if delta > rules.delta:
+            found.append(
+                f"its noise gives delta {delta:.2g} at epsilon {rules.epsilon:g} in "
+                f"{reports} rounds, and it promises {rules.delta:g}"
+            )
     return found

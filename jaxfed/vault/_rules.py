@@ -17,6 +17,7 @@ from jaxfed.vault._types import require
 
 LOCAL = ("local gaussian", "local laplace")
 MECHANISMS = ("central gaussian", "central skellam", "central correlated", *LOCAL)
+UNITS, RELATIONS = ("client", "example"), ("zero_out", "replace_one")
 LEAST_SCALE, MOST_SCALE = 0.5, 2.0**23  # of tables
 _COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
 _COUNTS += ("most_participations",)
@@ -80,15 +81,16 @@ def read(given: Any, num_leaves: int) -> Rules:
     require(type(given) is dict, "rules must be named")
     require(set(given) == set(Rules._fields), "other rules are named", sorted(given))
     require(given["mechanism"] in MECHANISMS, "no such mechanism", given["mechanism"])
-    for name in ("unit", "relation"):
-        words = type(given[name]) is str and given[name].isprintable()
-        require(words and len(given[name]) <= 40, f"{name} must be a word")
+    for name, known in (("unit", UNITS), ("relation", RELATIONS)):
+        require(given[name] in known, f"there is no such {name}", given[name])
     for name in ("epsilon", "delta", "noise_multiplier"):
         require(_positive(given[name]), f"{name} must be a number > 0", given[name])
     for name in _COUNTS:
         _types.positive(given[name])
     fits = given["least_cohort"] <= given["clients"]
     require(fits, "a cohort has more clients than there are")
+    fits = given["most_participations"] <= given["rounds"]
+    require(fits, "a client takes part in more rounds than there are")
     levels = _types.natural(given["count_levels"])
     require(levels <= MOST_LEVELS, "a grid is too fine", levels)
     is_local = given["mechanism"] in LOCAL
@@ -112,6 +114,38 @@ def with_norms(rules: Rules, norms: np.ndarray) -> list[Group]:
     is_same = not rules.clip_is_fixed or bool((norms == planned).all())
     require(is_same, "the clip must stay as it was planned")
     return [g._replace(norm=float(n)) for g, n in zip(rules.groups, norms)]
+
+
+def delta_of(rules: Rules, reports: int) -> float:
+    """Returns what so many reports cost at the promised epsilon: the least true delta.
+
+    Of a local mechanism, of which a vault knows everything. A report hides any two
+    updates of clipped norm, which are two clip norms apart. Gaussian: Balle and Wang
+    2018, arXiv:1805.06530, theorem 8. Laplace: the optimal composition of what is
+    2 / multiplier private by itself, Kairouz et al. 2015, arXiv:1311.0776, theorem 3.3.
+    """
+    epsilon = rules.epsilon
+    if rules.law == "gaussian":
+        mu = 2 * math.sqrt(reports) / rules.noise_multiplier
+        above = math.erfc((epsilon / mu - mu / 2) / math.sqrt(2)) / 2
+        below = math.erfc((epsilon / mu + mu / 2) / math.sqrt(2)) / 2
+        return above - (math.exp(epsilon + math.log(below)) if below else 0.0)
+    one, terms = 2 / rules.noise_multiplier, []
+    whole = reports * _log_sum(0.0, one)
+    for lies in range(reports // 2 + 1):
+        loss = (reports - 2 * lies) * one
+        if loss <= epsilon:
+            break
+        ways = math.lgamma(reports + 1) - math.lgamma(lies + 1)
+        ways -= math.lgamma(reports - lies + 1)
+        share = -math.expm1(epsilon - loss)
+        terms.append(share * math.exp(ways + (reports - lies) * one - whole))
+    return math.fsum(terms)
+
+
+def _log_sum(a: float, b: float) -> float:
+    """Returns log(exp(a) + exp(b))."""
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
 def _check_local(given: Any, groups: tuple[Group, ...], is_local: bool) -> None:

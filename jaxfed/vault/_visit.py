@@ -144,7 +144,7 @@ class Vault:
             self._check(plan, 1)  # nothing of it is run that may not be
             plan.check_itself()
             self._plans = {task.plan: plan}
-            LOG.info("plan %s: signed, checked", task.plan[:12])
+            LOG.info("plan %s: signed, checked", plan.hash[:12])
         return self._plans[task.plan]
 
     def _model(

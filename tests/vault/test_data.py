@@ -143,3 +143,14 @@ def test_a_plan_cannot_ask_for_endless_columns(source, tmp_path):
     wide = Named("x", Type("uint8", (10**6, 200)))
     with pytest.raises(DataError, match="at most 32,768 columns, got 200,000,000"):
         read((wide,))
+
+
+def test_a_module_that_fails_prints_no_value(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(f"ROWS = float('{SECRET}a')\ndef rows():\n    return ROWS\n")
+    with pytest.raises(DataError, match="failed: ValueError; run it alone") as caught:
+        _data.reader(f"{path}:rows")(ROWS)
+    assert SECRET not in str(caught.value)
+    path.write_text("X = 1\n")
+    with pytest.raises(DataError, match="must have a function 'rows'"):
+        _data.reader(f"{path}:rows")(ROWS)

@@ -46,7 +46,7 @@ def test_the_same_task_gets_the_same_bytes_and_counts_once(record, tmp_path):
         ([task(3)], task(3, model="x"), FREE, "asked for twice, with another model"),
         ([task(3)], task(3, plan="q"), FREE, "asked for twice"),
         ([task(3)], task(3, 1, model="x"), FREE, "again, but with another model"),
-        ([task(3)], task(3, run="b"), Limits(9, 1, 1), "of one run more"),
+        ([task(3)], task(3, run="b"), Limits(9, 1, 9, 1), "of one run more"),
         ([task(3)], task(2), FREE, "the server went back"),
         ([task(3, 2)], task(3, 1), FREE, "the server went back"),
         ([task(2), task(3)], task(2), FREE, "comes after a later one"),
@@ -56,6 +56,7 @@ def test_the_same_task_gets_the_same_bytes_and_counts_once(record, tmp_path):
         ([task(1), task(3)], task(5), Limits(2, 1), "one more than is allowed"),
         ([], task(0), Limits(0, 1), "one more than is allowed"),
         ([], task(-1), FREE, "has no such number"),
+        ([task(3), task(3, 1)], task(3, 2), Limits(9, 1, 2), "(most_attempts)"),
     ],
 )
 def test_rounds_that_are_refused_leave_nothing(before, asked, limits, match, record):

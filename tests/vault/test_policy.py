@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
+import jaxfed as jf
 from jaxfed.vault import _lattice, _noise, _operations, _plan, _policy, _rules
 from jaxfed.vault._errors import PlanError, PolicyError
 from jaxfed.vault._plan import Plan
@@ -242,9 +243,9 @@ def test_what_promises_too_little_is_refused_in_words(limits, match):
 
 def test_the_stricter_limit_counts():
     rules = plan(epochs=1).rules
-    assert _policy.limits_of(_policy.checked({}), rules) == (5, 2, 10)
+    assert _policy.limits_of(_policy.checked({}), rules) == (5, 2, 20, 10)
     strict = _policy.checked({"most_rounds": 3, "least_separation": 4})
-    assert _policy.limits_of(strict, rules) == (3, 4, 10)
+    assert _policy.limits_of(strict, rules) == (3, 4, 20, 10)
 
 
 @pytest.mark.parametrize(
@@ -347,3 +348,61 @@ def test_batches_take_time_to_put_together():
     policy = _policy.checked({"most_bytes": 10**12, "most_flops": 10**17})
     assert "operations carried out" in " ".join(_policy.refusals(policy, many, 9))
     assert _policy.cost_of(few, 9).calls > 3 * 8_000_000 * 20 // 2000
+
+
+def local_rules(law, multiplier, epsilon, rounds, delta=1e-5):
+    """Returns the rules of a plan whose noise vaults add."""
+    group = {**RULES["groups"][0], "levels": 4000, "target": 4000}
+    return RULES | {
+        "mechanism": f"local {law}",
+        "relation": "replace_one",
+        "noise_multiplier": multiplier,
+        "noise_scale": multiplier * 4000,
+        "epsilon": epsilon,
+        "delta": delta,
+        "rounds": rounds,
+        "most_participations": rounds,
+        "groups": [group],
+    }
+
+
+@pytest.mark.parametrize("rounds", [1, 7, 60])
+@pytest.mark.parametrize(("law", "multiplier"), [("gaussian", 8.0), ("laplace", 30.0)])
+def test_a_promise_about_a_vaults_own_noise_is_reckoned(law, multiplier, rounds):
+    """By closed forms, against the accountant of the server: a little above them."""
+    kind, clip = {
+        "gaussian": (jf.noise.Gaussian, jf.clipping.Fixed),
+        "laplace": (jf.noise.Laplace, jf.clipping.FixedL1),
+    }[law]
+    privacy = jf.privacy.local(
+        sampling=jf.sampling.Full(population=8),
+        clipping=clip(norm=0.5),
+        noise=kind(multiplier=multiplier),
+    )
+    epsilon = privacy.epsilon(rounds=rounds, delta=1e-5)
+    for factor, is_true in ((1.0, True), (0.98, False)):
+        given = local_rules(law, multiplier, factor * epsilon, rounds)
+        one = plan(epochs=1, rules=given)
+        assert (_rules.delta_of(one.rules, rounds) <= 1e-5) == is_true
+        found = _policy.refusals(_policy.checked({"most_epsilon": 99}), one, 9)
+        assert (found == []) == is_true
+        if not is_true:
+            assert "its noise gives delta" in found[0]
+    # who takes part in fewer rounds is promised less than is true
+    fewer = _policy.checked({"most_epsilon": 99, "most_rounds": max(1, rounds // 2)})
+    assert (_policy.refusals(fewer, one, 9) == []) == (rounds > 1)
+
+
+def test_a_promise_of_nothing_is_refused():
+    lie = local_rules("gaussian", 0.5, 0.01, 1000)
+    found = _policy.refusals(_policy.checked({}), plan(epochs=1, rules=lie), 9)
+    assert found == [
+        "its noise gives delta 1 at epsilon 0.01 in 1000 rounds, and it promises 1e-05"
+    ]
+    for change, match in (
+        ({"unit": "pixel"}, "no such unit"),
+        ({"relation": "none at all"}, "no such relation"),
+        ({"most_participations": 11}, "more rounds than there are"),
+    ):
+        with pytest.raises(PlanError, match=match):
+            plan(epochs=1, rules=RULES | change)
