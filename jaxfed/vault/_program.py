@@ -194,9 +194,15 @@ def _bound(run: Any, attributes: dict[str, Any], found: list[Type]) -> Any:
         out = run(*x, **attributes)
         if type(out) is not np.ndarray or out.dtype != dtype:
             out = np.asarray(out).astype(dtype)
-        return out
+        return _owned(out)
 
     return call
+
+
+def _owned(array: Array) -> Array:
+    """Returns an array that keeps no larger one alive, as a view of a part does."""
+    base = getattr(array, "base", None)
+    return array.copy() if getattr(base, "nbytes", 0) > array.nbytes else array
 
 
 def _scan(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:
@@ -229,7 +235,7 @@ def _scan(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:
             carry = found[:carried]
             for whole, part in zip(out, found[carried:]):
                 whole[turn] = part
-        found = [*carry, *out]
+        found = [*map(_owned, carry), *out]
         return found[0] if len(found) == 1 else found
 
     found = [*inputs[fixed:first], *stacked]

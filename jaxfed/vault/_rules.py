@@ -18,7 +18,8 @@ from jaxfed.vault._types import require
 LOCAL = ("local gaussian", "local laplace")
 MECHANISMS = ("central gaussian", "central skellam", "central correlated", *LOCAL)
 UNITS, RELATIONS = ("client", "example"), ("zero_out", "replace_one")
-LEAST_SCALE, MOST_SCALE = 0.5, 2.0**23  # of tables
+# of tables, in grid units: below, noise is no longer as good as a continuous law's
+LEAST_SCALE, MOST_SCALE = 16.0, 2.0**23
 _COUNTS = ("rounds", "clients", "least_cohort", "least_separation")
 _COUNTS += ("most_participations",)
 

@@ -160,3 +160,36 @@ def test_an_operation_takes_no_more_than_is_counted(name):
             assert taken + held <= program.cost.peak_bytes + FEW, (attributes, dtype)
             ran += 1
     assert ran > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("slice", {"start": [0], "limit": [1], "strides": None}),
+        ("dynamic_slice", {"sizes": [1]}),
+    ],
+)
+def test_a_small_part_keeps_no_large_array_alive(name, attributes):
+    """Thirty large arrays, of each of which one element is kept to the end."""
+    equations, parts, register = [["constant", [], [0], {"number": 0}]], [], 1
+    for _ in range(30):
+        operands = [register + 1] if name == "slice" else [register + 1, 0]
+        equations += [
+            ["iota", [], [register], {"shape": [N], "dtype": "int32", "dimension": 0}],
+            ["add", [register, register], [register + 1], {}],
+            [name, operands, [register + 2], attributes],
+        ]
+        parts.append(register + 2)
+        register += 3
+    equations.append(["concatenate", parts, [register], {"dimension": 0}])
+    program = Program(
+        {"inputs": [], "outputs": [register], "equations": equations},
+        [],
+        [np.asarray(0, np.int32)],
+    )
+    tracemalloc.start()
+    (found,) = program()
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (30,)
+    assert taken < program.cost.peak_bytes + FEW

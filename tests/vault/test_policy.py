@@ -406,3 +406,11 @@ def test_a_promise_of_nothing_is_refused():
     ):
         with pytest.raises(PlanError, match=match):
             plan(epochs=1, rules=RULES | change)
+
+
+def test_a_grid_so_coarse_that_closed_forms_are_wrong_is_refused():
+    coarse = local_rules("gaussian", 1.0, 50.0, 1)
+    coarse["groups"] = [{**coarse["groups"][0], "levels": 8, "target": 8}]
+    coarse["noise_scale"] = 8.0
+    with pytest.raises(PlanError, match="noise must be as promised"):
+        plan(epochs=1, rules=coarse)
