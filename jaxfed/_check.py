@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax import core
 
 
 def _only(named: dict[str, Any]) -> tuple[str, Any]:
@@ -188,3 +189,14 @@ def optional_module(name: str, *, extra: str, purpose: str) -> Any:
             f"pip install 'jaxfed[{extra}]'.",
             name=package,
         ) from error
+
+
+def setting(checked: Callable[..., Any], remedy: str = "", **named: Any) -> Any:
+    """Checks a number, unless it is traced: one of a sweep's settings."""
+    _, value = _only(named)
+    return value if is_traced(value) else checked(remedy, **named)
+
+
+def is_traced(value: Any) -> bool:
+    """Returns whether a number is known when a program runs, and not before."""
+    return isinstance(value, core.Tracer)

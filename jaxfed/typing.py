@@ -47,7 +47,8 @@ class ClientResult(NamedTuple):
     """What local work gives back. Private until an aggregator has encoded it."""
 
     update: PyTree
-    """The change to the parameters, same structure as `Shared.params`."""
+    """The change to the parameters, same structure as `Shared.params`; or what
+    `LocalWork.sends` says."""
     weight: jax.Array
     """() float32: the number of examples; ignored wherever a guarantee holds."""
     client_state: PyTree
@@ -88,6 +89,12 @@ class LocalWork(NamedTuple):
     validate: Callable[[Params, dict[str, Any]], None] = lambda params, rows: None
     """`validate(params, rows)` checks, before anything runs, that model and data fit;
     `rows` are a few of the data's rows."""
+    sends: Callable[[Params], PyTree] = lambda params: params
+    """`sends(params)` is like `ClientResult.update`: the parameters, if it is their
+    change; a method that sends more has a tree of its own."""
+    kind: str = "change"
+    """What `update` means: the change of the parameters, or what one method makes of
+    it; that method's server asks for it by this word."""
     mechanism: Any = None
     """The privacy object whose noise is inside the steps, if there is one."""
     name: str = "local work"

@@ -6,27 +6,13 @@ DP-FedAvg: McMahan et al. 2018, arXiv:1710.06963, algorithm 1. Gives no privacy 
 itself.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import optax
 
-from jaxfed import _check as check
-from jaxfed import tree
-from jaxfed.typing import (
-    FederatedAlgorithm,
-    LocalWork,
-    Params,
-    PyTree,
-    Released,
-    Shared,
-)
-
-
-class FedAvgState(NamedTuple):
-    """What the server keeps from round to round."""
-
-    params: Params
-    optimizer_state: PyTree
+from jaxfed.algorithms import _server
+from jaxfed.algorithms._server import Server
+from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
 
 
 def fedavg(
@@ -47,35 +33,17 @@ def fedavg(
     Raises:
         TypeError: an argument is of another kind.
     """
-    check.instance(LocalWork, "pass for example clients.sgd(...)", local=local)
-    for method in ("init", "encode", "release"):
-        if not callable(getattr(privacy, method, None)):
-            raise TypeError(
-                f"privacy must be a privacy object, got {privacy!r}; pass "
-                "privacy.central(...), or privacy.none(...) to run without."
-            )
-    if server_optimizer is None:
-        server_optimizer = optax.sgd(1.0)
-    if not (hasattr(server_optimizer, "init") and hasattr(server_optimizer, "update")):
-        raise TypeError(
-            f"server_optimizer must be an optax optimizer, got {server_optimizer!r}; "
-            "pass for example optax.adam(0.01)."
-        )
-    optimizer = server_optimizer
+    _server.check_parts(local, privacy, "change")
+    optimizer = _server.checked_optimizer(server_optimizer)
 
-    def init(params: Params) -> FedAvgState:
-        return FedAvgState(params, optimizer.init(params))
+    def init(params: Params) -> Server:
+        return _server.begun(optimizer, params)
 
-    def broadcast(state: FedAvgState) -> Shared:
+    def broadcast(state: Server) -> Shared:
         return Shared(params=state.params)
 
-    def apply(state: FedAvgState, released: Released) -> FedAvgState:
-        mean_update = tree.cast_like(released.value, state.params)
-        changes, optimizer_state = optimizer.update(
-            tree.scale(mean_update, -1.0), state.optimizer_state, state.params
-        )
-        params: Any = optax.apply_updates(state.params, changes)
-        return FedAvgState(params, optimizer_state)
+    def apply(state: Server, released: Released) -> Server:
+        return _server.moved(optimizer, state, released.value)
 
     return FederatedAlgorithm(
         init=init,

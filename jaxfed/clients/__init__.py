@@ -1,6 +1,12 @@
 """Local work: what one client does between receiving a model and answering."""
 
+from jaxfed.clients._dyn import dyn as dyn
 from jaxfed.clients._flax import linen_loss as linen_loss
 from jaxfed.clients._flax import nnx_loss as nnx_loss
 from jaxfed.clients._flax import nnx_params as nnx_params
+from jaxfed.clients._gradient import gradient as gradient
+from jaxfed.clients._mime import mime as mime
+from jaxfed.clients._nova import nova as nova
+from jaxfed.clients._prox import prox as prox
+from jaxfed.clients._scaffold import scaffold as scaffold
 from jaxfed.clients._sgd import sgd as sgd

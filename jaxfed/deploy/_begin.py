@@ -20,7 +20,7 @@ from jaxfed.engine._train import begun_before
 from jaxfed.evaluation import RELEASED, Evaluation
 from jaxfed.ledger import Ledger, PaidRun
 from jaxfed.privacy import Privacy
-from jaxfed.typing import ClientResult, FederatedAlgorithm, Params, Released
+from jaxfed.typing import ClientResult, FederatedAlgorithm, Params, PyTree, Released
 from jaxfed.vault import _signature
 from jaxfed.vault._errors import PlanError
 from jaxfed.vault._plan import Plan
@@ -53,7 +53,7 @@ def begun(
     horizon = max(rounds, privacy.rounds or 1)
     rules = _promise.rules_of(
         privacy,
-        params,
+        algorithm.local.sends(params),
         rounds=horizon,
         terms=ledger.terms,
         least_cohort=pace.least_cohort,
@@ -117,8 +117,9 @@ def checked_privacy(
     rows = {name: jnp.asarray(np.asarray(array)) for name, array in examples.items()}
     algorithm.local.validate(params, rows)
     sizes = np.ones(privacy.sampling.population, np.int64)
+    sent = algorithm.local.sends(params)
     privacy.validate(
-        params=params, rounds=rounds, local=algorithm.local, client_sizes=sizes
+        params=sent, rounds=rounds, local=algorithm.local, client_sizes=sizes
     )
     if not _promise.multiplier_of(privacy) > 0:
         raise ValueError(
@@ -137,10 +138,10 @@ def check_evaluation(one: Any, rounds: int, ledger: Ledger) -> None:
     one.validate(rounds=rounds, ledger=ledger)
 
 
-def result_like(algorithm: FederatedAlgorithm, params: Params) -> ClientResult:
+def result_like(sent: PyTree) -> ClientResult:
     """Returns the shapes of what one client gives."""
     update = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), params
+        lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), sent
     )
     weight: Any = jax.ShapeDtypeStruct((), jnp.float32)
     return ClientResult(update, weight, ())
@@ -206,7 +207,8 @@ def _server_of(algorithm: FederatedAlgorithm, params: Params) -> bytes:
     """Returns a digest of what the server computes of a release."""
 
     def after(params: Params) -> Any:
-        released = Released(value=jax.tree.map(lambda a: a.astype(jnp.float32), params))
+        sent = algorithm.local.sends(params)
+        released = Released(value=jax.tree.map(lambda a: a.astype(jnp.float32), sent))
         return algorithm.apply(algorithm.init(params), released)
 
     return _program.digest_of(after, jax.eval_shape(lambda: params))

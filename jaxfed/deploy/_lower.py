@@ -46,7 +46,7 @@ _PLAIN = {
 } | {"add_any": "add", "dynamic_update_slice": "dynamic_update_slice"}
 _SAME = {
     *("copy", "copy_p", "optimization_barrier", "pvary", "random_unwrap"),
-    *("random_wrap", "sharding_constraint", "stop_gradient"),
+    *("random_clone", "random_wrap", "sharding_constraint", "stop_gradient"),
 }
 
 

@@ -13,7 +13,7 @@ from jaxfed.privacy import Privacy
 from jaxfed.privacy._central import Central
 from jaxfed.privacy._central_correlated import CentralCorrelated
 from jaxfed.privacy._local import Local
-from jaxfed.typing import Params
+from jaxfed.typing import Params, PyTree
 
 Sums = Central | CentralCorrelated | Local  # what vaults take part in
 
@@ -23,7 +23,7 @@ _MOST_TAIL = 2.0**-60
 
 def rules_of(
     privacy: Sums,
-    params: Params,
+    sent: PyTree,
     *,
     rounds: int,
     terms: Terms,
@@ -33,7 +33,7 @@ def rules_of(
 
     Args:
         privacy: `privacy.central(...)`.
-        params: the model's parameters.
+        sent: like what clients send.
         rounds: how many are planned.
         terms: of the ledger that pays.
         least_cohort: reports without which no round is released.
@@ -56,7 +56,7 @@ def rules_of(
             f"{rounds} rounds must cost a finite epsilon at delta {terms.delta:g}, got "
             "infinity; use more noise: privacy.calibrated(epsilon=..., rounds=...)."
         )
-    groups, count = _groups(privacy, params)
+    groups, count = _groups(privacy, sent)
     return {
         "mechanism": _mechanism(privacy),
         "unit": terms.unit,

@@ -50,6 +50,7 @@ class Releases:
         pace: Pace,
     ):
         self._algorithm, self._params, self._paid = algorithm, params, paid
+        self._sent = algorithm.local.sends(params)
         self._privacy = _promise.checked(algorithm.aggregator)
         self.store, self._goal = store, pace.goal
         self.is_local = isinstance(self._privacy, Local)
@@ -126,7 +127,7 @@ class Releases:
         Of reports that are paid for before they come, after all that came.
         """
         first = RoundState(
-            self._algorithm.init(self._params), self._privacy.init(self._params), ()
+            self._algorithm.init(self._params), self._privacy.init(self._sent), ()
         )
         rounds, model = self.done, _begin.last_model(self._paid)
         if self.is_local:
@@ -139,7 +140,7 @@ class Releases:
         self.store.keep_only(model)  # once it is known to be whole
         kept = jax.tree.structure(template).unflatten(leaves)
         aggregator = self._privacy.resumed(
-            self._params,
+            self._sent,
             kept["aggregator"],
             rounds=rounds,
             noise_key=lambda index: noise_key(
@@ -170,7 +171,7 @@ class Releases:
         shapes = jax.eval_shape(
             self._privacy.encode,
             state.aggregator,
-            _begin.result_like(self._algorithm, self._params),
+            _begin.result_like(self._sent),
             key=self._paid.key(0),
         )
         leaves = list(total.values)

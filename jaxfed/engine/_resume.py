@@ -102,7 +102,7 @@ class Resumable:
             )
         kept = saved.state
         aggregator = self._algorithm.aggregator.resumed(
-            self._params,
+            self._algorithm.local.sends(self._params),
             kept["aggregator"],
             rounds=saved.round,
             noise_key=noise_key,

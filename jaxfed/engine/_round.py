@@ -41,9 +41,8 @@ def init_state(
     clients = jax.tree.map(
         lambda a: jnp.broadcast_to(a, (num_clients, *jnp.shape(a))), one
     )
-    return RoundState(
-        algorithm.init(params), algorithm.aggregator.init(params), clients
-    )
+    aggregator = algorithm.aggregator.init(algorithm.local.sends(params))
+    return RoundState(algorithm.init(params), aggregator, clients)
 
 
 def run_round(

@@ -164,7 +164,7 @@ def validate_run(
         )
     algorithm.local.validate(params, _example_rows(arrays))
     privacy.validate(
-        params=params,
+        params=algorithm.local.sends(params),
         rounds=rounds,
         local=algorithm.local,
         client_sizes=data.client_sizes,

@@ -116,7 +116,14 @@ def _local(build: Build, batching: Batching) -> LocalWork:
             settings.arguments, stacked
         )
 
-    return LocalWork(init, step, finish, batching, init_client, name="sweep")
+    def sends(params: PyTree) -> PyTree:
+        settings, stacked = params
+        one = jax.vmap(lambda a, p: build(**a).local.sends(p))
+        return settings, one(settings.arguments, stacked)
+
+    return LocalWork(
+        init, step, finish, batching, init_client, sends=sends, name="sweep"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

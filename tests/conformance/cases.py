@@ -126,6 +126,32 @@ def with_extra() -> FederatedAlgorithm:
     )
 
 
+BATCHES: dict = {"batch_size": 4, "epochs": 2}
+
+
+def scaffold(option, privacy=None):
+    local = jf.clients.scaffold(
+        logistic_loss, learning_rate=0.2, option=option, **BATCHES
+    )
+    return jf.algorithms.scaffold(local, privacy or none("clients"))
+
+
+def feddyn():
+    local = jf.clients.dyn(logistic_loss, optax.sgd(0.2), alpha=0.3, **BATCHES)
+    return jf.algorithms.feddyn(local, none("clients"))
+
+
+def fednova():
+    local = jf.clients.nova(logistic_loss, learning_rate=0.2, momentum=0.5, **BATCHES)
+    return jf.algorithms.fednova(local, none())
+
+
+def mime(lite):
+    optimizer = optax.sgd(0.2, momentum=0.5)
+    local = jf.clients.mime(logistic_loss, optimizer, lite=lite, **BATCHES)
+    return jf.algorithms.mime(local, none("clients"), optimizer=optimizer)
+
+
 ALGORITHMS = [
     Case("fedavg", lambda: jf.algorithms.fedavg(sgd(), none())),
     Case("fedavg_uniform", lambda: jf.algorithms.fedavg(sgd(), none("clients"))),
@@ -153,6 +179,51 @@ ALGORITHMS = [
         has_noise=True,
     ),
     Case("both_extension_slots", with_extra, keeps_client_state=True),
+    # methods that keep, send or share something of their own; then those of which the
+    # server alone differs
+    Case("scaffold", lambda: scaffold(2), keeps_client_state=True),
+    Case(
+        "dp_scaffold",
+        lambda: scaffold(1, central()),
+        keeps_client_state=True,
+        is_random=True,
+        has_noise=True,
+        is_nightly=True,
+    ),
+    Case("feddyn", feddyn, keeps_client_state=True),
+    Case("mime", lambda: mime(False)),
+    Case("mimelite", lambda: mime(True), is_nightly=True),
+    Case("fednova", fednova),
+    Case(
+        "fedprox",
+        lambda: jf.algorithms.fedprox(
+            jf.clients.prox(logistic_loss, optax.sgd(0.2), mu=0.3, **BATCHES), none()
+        ),
+        is_nightly=True,
+    ),
+    Case("fedexp", lambda: jf.algorithms.fedexp(sgd(), none()), is_nightly=True),
+    Case(
+        "fedsgd",
+        lambda: jf.algorithms.fedsgd(
+            jf.clients.gradient(logistic_loss, batch_size=4),
+            none(),
+            server_optimizer=optax.sgd(0.5),
+        ),
+        is_nightly=True,
+    ),
+    *(
+        Case(
+            method.__name__,
+            lambda method=method: method(sgd(), none(), learning_rate=0.1),
+            is_nightly=True,
+        )
+        for method in (
+            jf.algorithms.fedavgm,
+            jf.algorithms.fedadagrad,
+            jf.algorithms.fedyogi,
+            jf.algorithms.fedadam,
+        )
+    ),
 ]
 
 PRIVACY = [

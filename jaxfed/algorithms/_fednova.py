@@ -1,0 +1,54 @@
+"""FedNova: changes per step are averaged, so that nobody counts for taking more steps.
+
+Wang et al. 2020, arXiv:2007.07481, equation 9: the mean of normalised changes, times
+the mean number of steps. Gives no privacy by itself.
+"""
+
+from typing import Any
+
+import optax
+
+from jaxfed import tree
+from jaxfed.algorithms import _server
+from jaxfed.algorithms._server import Server
+from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
+
+
+def fednova(
+    local: LocalWork,
+    privacy: Any,
+    *,
+    server_optimizer: optax.GradientTransformation | None = None,
+) -> FederatedAlgorithm:
+    """Returns FedNova.
+
+    Args:
+        local: `clients.nova(...)`.
+        privacy: as in `fedavg`; the paper weighs clients by their examples.
+        server_optimizer: moves the parameters, as in `fedavg`.
+
+    Raises:
+        TypeError: an argument is of another kind.
+    """
+    _server.check_parts(local, privacy, "nova")
+    optimizer = _server.checked_optimizer(server_optimizer)
+
+    def init(params: Params) -> Server:
+        return _server.begun(optimizer, params)
+
+    def broadcast(state: Server) -> Shared:
+        return Shared(params=state.params)
+
+    def apply(state: Server, released: Released) -> Server:
+        steps = released.value["steps"]
+        change = tree.scale(released.value["change"], steps)
+        return _server.moved(optimizer, state, change)
+
+    return FederatedAlgorithm(
+        init=init,
+        broadcast=broadcast,
+        local=local,
+        aggregator=privacy,
+        apply=apply,
+        name="fednova",
+    )

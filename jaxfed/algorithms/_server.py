@@ -1,0 +1,78 @@
+"""What every server here does with what clients sent: checks, and one optimizer."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from jaxfed import _check as check
+from jaxfed import tree
+from jaxfed.typing import LocalWork, Params, PyTree
+
+_MADE_BY = {
+    "change": "clients.sgd(...)",
+    "gradient": "clients.gradient(...)",
+    "mimelite": "clients.mime(...)",
+    "mime": "clients.mime(..., lite=False)",
+}
+
+
+class Server(NamedTuple):
+    """Parameters, and the state of the optimizer that moves them."""
+
+    params: Params
+    optimizer_state: PyTree
+
+
+def check_parts(local: Any, privacy: Any, *kinds: str) -> None:
+    """Checks that local work sends what a server understands, and privacy is some.
+
+    Raises:
+        TypeError: an argument is of another kind.
+    """
+    makers = [_MADE_BY.get(kind, f"clients.{kind}(...)") for kind in kinds]
+    remedy = f"pass for example {makers[0]}"
+    check.instance(LocalWork, remedy, local=local)
+    if local.kind not in kinds:
+        raise TypeError(
+            f"local must be made by {' or '.join(makers)}, whose results this "
+            f"algorithm understands, got {local!r}; {remedy}."
+        )
+    for method in ("init", "encode", "release"):
+        if not callable(getattr(privacy, method, None)):
+            raise TypeError(
+                f"privacy must be a privacy object, got {privacy!r}; pass "
+                "privacy.central(...), or privacy.none(...) to run without."
+            )
+
+
+def checked_optimizer(given: Any) -> optax.GradientTransformation:
+    """Returns the server's optimizer; without one, changes are added as they are.
+
+    Raises:
+        TypeError: it is no optax optimizer.
+    """
+    if given is None:
+        return optax.sgd(1.0)
+    if not (hasattr(given, "init") and hasattr(given, "update")):
+        raise TypeError(
+            f"server_optimizer must be an optax optimizer, got {given!r}; "
+            "pass for example optax.adam(0.01)."
+        )
+    return given
+
+
+def begun(optimizer: optax.GradientTransformation, params: Params) -> Server:
+    """Returns the server before the first round."""
+    return Server(params, optimizer.init(params))
+
+
+def moved(
+    optimizer: optax.GradientTransformation, server: Server, change: PyTree
+) -> Server:
+    """Returns the server after a step along a mean change of the parameters."""
+    change = tree.cast_like(change, server.params)
+    steps, optimizer_state = optimizer.update(
+        tree.scale(change, -1.0), server.optimizer_state, server.params
+    )
+    params: Any = optax.apply_updates(server.params, steps)
+    return Server(params, optimizer_state)

@@ -1,0 +1,110 @@
+"""Local training with control variates: SCAFFOLD's client.
+
+Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1. Gives no privacy by itself.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxfed import _check as check
+from jaxfed import tree
+from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.typing import Batch, LocalWork, LossFunction, Params, PyTree, Shared
+
+
+class _Own(NamedTuple):
+    server: Params
+    """Where the round began."""
+    control: PyTree
+    """The client's control variate."""
+    correction: PyTree
+    """The server's minus the client's."""
+    total: PyTree
+    """Of gradients at the server's parameters; with option 1 alone."""
+    steps: jax.Array
+
+
+def scaffold(
+    loss_fn: LossFunction,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int | None = None,
+    steps: int | None = None,
+    option: int = 2,
+) -> LocalWork:
+    """Returns local SGD that is corrected by how this client differs from the others.
+
+    Each client keeps its control variate between rounds. What is sent is a dictionary:
+    `change` of the parameters and `control`, the change of the variate; with privacy,
+    both are clipped together, and `clipping.PerLayer(norms={"change": ..., "control":
+    ...})` gives each its own norm; gradients, and so variates, are often larger.
+
+    Args:
+        loss_fn: as in `clients.sgd`.
+        learning_rate: of the local steps, > 0.
+        batch_size: examples per step.
+        epochs: passes over the client's shuffled examples.
+        steps: or this many batches.
+        option: 1, the variate is the gradient at the server's parameters, over the
+            batches of the round, which takes twice the gradients; 2, it is what the
+            steps amounted to, which is free.
+
+    Raises:
+        ValueError: a number is out of range.
+        TypeError: `loss_fn` is no function.
+    """
+    remedy = "pass for example learning_rate=0.1"
+    rate = check.setting(check.positive, remedy, learning_rate=learning_rate)
+    if option not in (1, 2):
+        raise ValueError(
+            f"option must be 1 or 2, got {option!r}; 2 is the cheaper one."
+        )
+
+    def begin(shared: Shared, client_state: PyTree) -> _Own:
+        control = client_state
+        return _Own(
+            shared.params,
+            control,
+            tree.subtract(shared.extra, control),
+            tree.zeros_like(shared.params) if option == 1 else (),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def direct(
+        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+    ) -> tuple[PyTree, _Own]:
+        del batch
+        own, total = carry.own, ()
+        if option == 1:
+            total = tree.add(own.total, gradient_at(own.server))
+        own = own._replace(total=total, steps=own.steps + 1)
+        return tree.add(gradients, own.correction), own
+
+    def finish(shared: Shared, carry: Carry) -> tuple[PyTree, PyTree]:
+        own = carry.own
+        count = jnp.maximum(own.steps, 1).astype(jnp.float32)
+        change = tree.subtract(carry.params, shared.params)
+        if option == 1:
+            control: Any = tree.scale(own.total, 1 / count)
+        else:  # c_i - c + (x - y) / (steps * learning rate)
+            amounted = tree.scale(change, -1 / (count * rate))
+            control = tree.subtract(amounted, own.correction)
+        sent = {"change": change, "control": tree.subtract(control, own.control)}
+        return sent, control
+
+    return descent(
+        loss_fn,
+        optax.sgd(rate),
+        Method(begin=begin, direct=direct, finish=finish),
+        batch_size=batch_size,
+        epochs=epochs,
+        steps=steps,
+        name=f"scaffold(learning_rate={learning_rate}, option={option}, ",
+        init_client=tree.zeros_like,
+        sends=lambda params: {"change": params, "control": params},
+        kind="scaffold",
+    )

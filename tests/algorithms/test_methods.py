@@ -1,0 +1,318 @@
+"""Every method equals its slow twin, client states included, and is for something."""
+
+import inspect
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxfed as jf
+from jaxfed import algorithms, clients
+from tests.engine.test_simulate import plans
+from tests.problems import flat, logistic_loss, logistic_params, ragged_data
+from tests.reference import fedavg as twin
+from tests.reference import methods
+
+DATA, PARAMS = ragged_data(), logistic_params()
+SAMPLING = jf.sampling.FixedSize(population=DATA.num_clients, size=4)
+BATCHES = {"batch_size": 3, "epochs": 2}
+RATE = {"learning_rate": 0.2, **BATCHES}
+MOMENTUM = optax.sgd(0.2, momentum=0.5)
+ADAPTIVE = {"learning_rate": 0.1, "tau": 0.01}
+
+
+def sgd():
+    return clients.sgd(logistic_loss, optax.sgd(0.2), **BATCHES)
+
+
+def scaffold(option):
+    return clients.scaffold(logistic_loss, option=option, **RATE)
+
+
+def mime(lite):
+    return clients.mime(logistic_loss, MOMENTUM, lite=lite, **BATCHES)
+
+
+METHODS = {
+    "fedprox": (
+        methods.FedProx,
+        lambda p: algorithms.fedprox(
+            clients.prox(logistic_loss, optax.sgd(0.2), mu=0.3, **BATCHES), p
+        ),
+    ),
+    "fedsgd": (
+        methods.FedSGD,
+        lambda p: algorithms.fedsgd(
+            clients.gradient(logistic_loss, batch_size=3),
+            p,
+            server_optimizer=optax.sgd(0.5),
+        ),
+    ),
+    "fedavgm": (
+        methods.FedAvgM,
+        lambda p: algorithms.fedavgm(sgd(), p, learning_rate=0.5),
+    ),
+    "fedadagrad": (
+        methods.FedAdagrad,
+        lambda p: algorithms.fedadagrad(sgd(), p, **ADAPTIVE),
+    ),
+    "fedyogi": (methods.FedYogi, lambda p: algorithms.fedyogi(sgd(), p, **ADAPTIVE)),
+    "fedadam": (methods.FedAdam, lambda p: algorithms.fedadam(sgd(), p, **ADAPTIVE)),
+    "fedexp": (methods.FedExP, lambda p: algorithms.fedexp(sgd(), p)),
+    "fedexp_unit": (methods.FedExP, lambda p: algorithms.fedexp(sgd(), p, unit=0.1)),
+    "scaffold": (methods.Scaffold, lambda p: algorithms.scaffold(scaffold(2), p)),
+    "scaffold_one": (
+        methods.ScaffoldOne,
+        lambda p: algorithms.scaffold(scaffold(1), p),
+    ),
+    "fednova": (
+        methods.FedNova,
+        lambda p: algorithms.fednova(clients.nova(logistic_loss, **RATE), p),
+    ),
+    "fednova_momentum": (
+        methods.FedNovaM,
+        lambda p: algorithms.fednova(
+            clients.nova(logistic_loss, momentum=0.5, **RATE), p
+        ),
+    ),
+    "feddyn": (
+        methods.FedDyn,
+        lambda p: algorithms.feddyn(
+            clients.dyn(logistic_loss, optax.sgd(0.2), alpha=0.3, **BATCHES), p
+        ),
+    ),
+    "mimelite": (
+        methods.MimeLite,
+        lambda p: algorithms.mime(mime(True), p, optimizer=MOMENTUM),
+    ),
+    "mime": (
+        methods.Mime,
+        lambda p: algorithms.mime(mime(False), p, optimizer=MOMENTUM),
+    ),
+}
+
+
+def slow(kind, batching, rounds, seed):
+    """Runs a slow twin on the cohorts and batches of a simulation."""
+    server = kind(flat(PARAMS))
+    share = SAMPLING.size / DATA.num_clients
+    for cohort in plans(DATA, SAMPLING, batching, rounds=rounds, seed=seed):
+        batches = twin.batches_of(DATA, cohort)
+        sent = [server.client(number, found) for number, found in batches.items()]
+        sizes = np.array([DATA.client_sizes[number] for number in batches], float)
+        if server.weighting == "clients":
+            sizes[:] = 1
+        shares = sizes / sizes.sum()
+        mean = {
+            name: sum(part * one[name] for part, one in zip(shares, sent, strict=True))
+            for name in sent[0]
+        }
+        server.server(mean, share)
+    return server.x
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_equals_its_slow_twin(name):
+    kind, build = METHODS[name]
+    algorithm = build(jf.privacy.none(sampling=SAMPLING, weighting=kind.weighting))
+    history = jf.simulate(
+        algorithm, DATA, params=PARAMS, rounds=6, seed=3, progress=False
+    )
+    wanted = slow(kind, algorithm.local.batching, rounds=6, seed=3)
+    np.testing.assert_allclose(flat(history.params), wanted, atol=1e-5, rtol=0)
+    assert np.abs(wanted - flat(PARAMS)).max() > 1e-3  # it moved
+    plain = slow(methods.FedProx, algorithm.local.batching, rounds=6, seed=3)
+    if name != "fedprox":
+        assert np.abs(wanted - plain).max() > 1e-4  # and not as another one does
+
+
+def test_without_their_term_methods_are_federated_averaging():
+    """FedProx with mu = 0; equal steps for FedNova; one client for SCAFFOLD."""
+    none = jf.privacy.none(sampling=SAMPLING)
+
+    def after(algorithm, data=DATA):
+        found = jf.simulate(
+            algorithm, data, params=PARAMS, rounds=3, seed=1, progress=False
+        )
+        return flat(found.params)
+
+    plain = after(algorithms.fedavg(sgd(), none))
+    prox = clients.prox(logistic_loss, optax.sgd(0.2), mu=0.0, **BATCHES)
+    np.testing.assert_array_equal(after(algorithms.fedprox(prox, none)), plain)
+    steps = {"batch_size": 3, "steps": 4}
+    alike = clients.sgd(logistic_loss, optax.sgd(0.2), **steps)
+    nova = clients.nova(logistic_loss, learning_rate=0.2, **steps)
+    np.testing.assert_allclose(
+        after(algorithms.fednova(nova, none)),
+        after(algorithms.fedavg(alike, none)),
+        atol=1e-6,
+    )
+    alone = DATA.select(["client-3"])
+    only = jf.privacy.none(sampling=jf.sampling.Full(population=1))
+    np.testing.assert_allclose(
+        after(algorithms.scaffold(scaffold(2), only), alone),
+        after(algorithms.fedavg(sgd(), only), alone),
+        atol=1e-6,
+    )
+
+
+def test_methods_pull_clients_together_where_federated_averaging_drifts():
+    """Two quadratics of other curvatures: the mean of their optima is not the optimum.
+
+    Karimireddy et al. 2020, section 3.2 and figure 3.
+    """
+    curvatures, centres = np.array([1.0, 10.0]), np.array([1.0, -1.0])
+    rows = {"a": np.repeat(curvatures, 8), "b": np.repeat(centres, 8)}
+    data = jf.data.FederatedData.from_arrays(
+        {name: values.astype(np.float32) for name, values in rows.items()},
+        client=np.repeat([0, 1], 8),
+    )
+
+    def loss(params, batch, key):
+        del key
+        return jnp.mean(batch["a"] / 2 * (params["w"] - batch["b"]) ** 2), {}
+
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=2), weighting="clients")
+    best = (curvatures @ centres) / curvatures.sum()
+    options = {"batch_size": 8, "epochs": 10}
+
+    def error(algorithm):
+        history = jf.simulate(
+            algorithm,
+            data,
+            params={"w": jnp.zeros(())},
+            rounds=300,
+            seed=0,
+            progress=False,
+        )
+        return abs(float(history.params["w"]) - best)
+
+    drift = error(
+        algorithms.fedavg(clients.sgd(loss, optax.sgd(0.05), **options), none)
+    )
+    assert drift > 0.1
+    scaffolded = clients.scaffold(loss, learning_rate=0.05, **options)
+    assert error(algorithms.scaffold(scaffolded, none)) < drift / 1000
+    dynamic = clients.dyn(loss, optax.sgd(0.05), alpha=1.0, **options)
+    assert error(algorithms.feddyn(dynamic, none)) < drift / 100
+    near = clients.prox(loss, optax.sgd(0.05), mu=10.0, **options)
+    assert error(algorithms.fedprox(near, none)) < drift / 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda n: algorithms.fedavg(scaffold(2), n),
+            TypeError,
+            r"local must be made by clients\.sgd\(\.\.\.\)",
+        ),
+        (lambda n: algorithms.scaffold(sgd(), n), TypeError, "clients.scaffold"),
+        (lambda n: algorithms.fednova(sgd(), n), TypeError, "clients.nova"),
+        (lambda n: algorithms.feddyn(sgd(), n), TypeError, "clients.dyn"),
+        (
+            lambda n: algorithms.mime(sgd(), n, optimizer=MOMENTUM),
+            TypeError,
+            "clients.mime",
+        ),
+        (
+            lambda n: algorithms.mime(mime(True), n, optimizer=3),
+            TypeError,
+            "optimizer must be an optax optimizer",
+        ),
+        (lambda n: algorithms.fedprox(sgd(), n), TypeError, "a proximal term"),
+        (
+            lambda n: algorithms.fedsgd(sgd(), n, server_optimizer=MOMENTUM),
+            TypeError,
+            "clients.gradient",
+        ),
+        (lambda n: algorithms.fedexp(sgd(), n, epsilon=0), ValueError, "epsilon must"),
+        (lambda n: algorithms.fedexp(sgd(), 3), TypeError, "a privacy object"),
+        (
+            lambda n: algorithms.fedadam(sgd(), n, learning_rate=0.1, b2=1.0),
+            ValueError,
+            r"b2 must be in \[0, 1\)",
+        ),
+        (
+            lambda n: algorithms.fedyogi(sgd(), n, learning_rate=0.1, tau=0),
+            ValueError,
+            "tau must be > 0",
+        ),
+        (
+            lambda n: algorithms.fedavgm(sgd(), n, momentum=-0.1),
+            ValueError,
+            "momentum must be >= 0",
+        ),
+        (
+            lambda n: clients.prox(logistic_loss, MOMENTUM, mu=-1, **BATCHES),
+            ValueError,
+            "mu must be >= 0",
+        ),
+        (lambda n: scaffold(3), ValueError, "option must be 1 or 2"),
+        (
+            lambda n: clients.scaffold(logistic_loss, learning_rate=0, **BATCHES),
+            ValueError,
+            "learning_rate must be > 0",
+        ),
+        (
+            lambda n: clients.nova(logistic_loss, momentum=1.0, **RATE),
+            ValueError,
+            r"momentum must be in \[0, 1\)",
+        ),
+        (
+            lambda n: clients.dyn(logistic_loss, MOMENTUM, alpha=0, **BATCHES),
+            ValueError,
+            "alpha must be > 0",
+        ),
+        (
+            lambda n: clients.gradient(logistic_loss, batch_size=0),
+            ValueError,
+            "batch_size must be",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call(jf.privacy.none(sampling=SAMPLING))
+
+
+def none():
+    return jf.privacy.none(sampling=SAMPLING)
+
+
+def prox_of(mu):
+    local = clients.prox(logistic_loss, optax.sgd(0.2), mu=mu, **BATCHES)
+    return algorithms.fedprox(local, none())
+
+
+def scaffold_of(rate):
+    local = clients.scaffold(logistic_loss, learning_rate=rate, **BATCHES)
+    return algorithms.scaffold(local, none())
+
+
+def adam_of(rate):
+    return algorithms.fedadam(sgd(), none(), learning_rate=rate, tau=0.01)
+
+
+@pytest.mark.parametrize("build", [prox_of, scaffold_of, adam_of])
+def test_settings_of_methods_can_be_swept(build):
+    """Each setting is the simulation with it, client states included."""
+    (name,) = inspect.signature(build).parameters
+    values = [0.05, 0.4]
+    swept = jf.sweep(
+        build,
+        DATA,
+        params=PARAMS,
+        rounds=3,
+        seeds=[0],
+        settings={name: values},
+        evaluate=lambda params: {"sum": jnp.sum(params["w"])},
+    )
+    found = {row.values[name]: row.mean for row in swept.table("sum", largest=True)}
+    for value in values:
+        alone = jf.simulate(
+            build(value), DATA, params=PARAMS, rounds=3, seed=0, progress=False
+        )
+        assert found[value] == pytest.approx(float(alone.params["w"].sum()), abs=1e-5)
+    assert abs(found[0.05] - found[0.4]) > 1e-3
