@@ -55,7 +55,8 @@ def mime(
         lite: MimeLite; otherwise Mime, which also corrects each gradient by that of
             the same batch at the server's parameters and the mean of all clients. The
             paper has them send that mean in an exchange of its own before the round;
-            here it is that of the round before, and costs nothing.
+            here it is that of the round before, and costs nothing. So the first round
+            learns the mean, and moves nothing.
 
     Raises:
         ValueError: a number is out of range.

@@ -153,6 +153,14 @@ class Desk:
                     self._changed.notify_all()
         return state
 
+    def early_answer(self, client: str) -> str | None:
+        """Returns what any report of a client would be told now, if it is known."""
+        with self._changed:
+            now = self._open
+            if now is None or client not in now.tasks:
+                return STALE
+            return DUPLICATE if client in self._reported else None
+
     def open(
         self, tasks: dict[str, Task], model: bytes, *, seconds: float, goal: int
     ) -> None:

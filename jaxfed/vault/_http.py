@@ -19,6 +19,7 @@ from jaxfed.vault._visit import Ended
 _SECONDS = 30.0  # without a byte
 _SLOWEST = 10_000  # bytes in a second, of a request and its answer as a whole
 _MOST_WORD = 1 << 10
+_BUSY = (1.0, 4.0, 10.0, 20.0)  # seconds before a busy server is asked again
 
 
 def checked_url(url: str) -> tuple[bool, str, int | None]:
@@ -94,7 +95,11 @@ class Http:
 
     def report(self, data: bytes) -> str:
         """Sends a report; returns what became of it."""
-        status, answer = self._ask("POST", "/v1/report", _MOST_WORD, data)
+        for seconds in (*_BUSY, 0.0):  # the same report, computed once
+            status, answer = self._ask("POST", "/v1/report", _MOST_WORD, data)
+            if status not in (429, 503) or not seconds:
+                break
+            time.sleep(seconds)
         if status not in (200, 409, 410):
             self._good(status, answer)
         return _printable(answer[:40])

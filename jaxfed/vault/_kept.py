@@ -94,12 +94,23 @@ class Kept:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, place)
+            self._settle()
             for old in self._files(kind, task)[:-2]:
                 old.unlink()
         except OSError as error:
             raise Refused(
                 f"{place} could not be written: {error.strerror}; nothing was sent."
             ) from None
+
+    def _settle(self) -> None:
+        """Forces the folder to disk: a name that a power cut takes away was no name."""
+        if os.name == "nt":  # which has no such thing
+            return
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _place(self, kind: str, task: Task) -> Path:
         return self._folder / f"{kind}-{task.run}-{task.round:08d}"

@@ -118,11 +118,9 @@ class Participation:
             )
             _check(task, [one for one, _ in mine], limits)
             tries = sum(one.round == task.round for one, _ in mine)
-            _require(
-                tries < limits.most_attempts,
-                "is tried once more than is allowed (most_attempts)",
-                task,
-            )
+            if tries >= limits.most_attempts:  # the next round may be another matter
+                words = "is tried once more than is allowed (most_attempts)"
+                raise TooSoon(_words(words, task))
             # a round that is tried again has the bytes it had: one noise for one update
             known_seeds = (found for one, found in mine if one.round == task.round)
             seed = next(known_seeds, None) or secrets.token_bytes(32)

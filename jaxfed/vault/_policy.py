@@ -34,7 +34,7 @@ LIMITS: dict[str, tuple[Any, str]] = {
     "most_calls": (10**7, "operations that are carried out in one round"),
     "most_bytes": (1 << 28, "bytes of arrays at once"),
     "most_rounds": (1000, "rounds of one run that this vault takes part in"),
-    "most_attempts": (20, "attempts at one round: each is computed anew"),
+    "most_attempts": (1000, "attempts at one round: each is computed anew"),
     "most_runs": (10, "runs in all: each has a budget of its own"),
     "least_separation": (1, "rounds from one participation to the next"),
     "least_cohort": (2, "reports without which a server must release nothing"),

@@ -29,6 +29,7 @@ from jaxfed.vault._plan import Named, Plan
 from jaxfed.vault._policy import Policy
 from jaxfed.vault._program import Array
 from jaxfed.vault._task import Task
+from jaxfed.vault._training import Trained
 
 LOG = logging.getLogger("jaxfed.vault")
 _MOST_SEALED = 1 << 24
@@ -178,29 +179,67 @@ class Vault:
             if values is not None:  # one report a round, whatever changed meanwhile
                 return _task.encode_report(task, plan.update, values, None)
         kept = self._kept.before(task, plan)
-        trained = _training.train(
-            plan,
-            examples,
-            shared,
-            kept,
-            key=np.array(task.training, np.uint32),
-            order=task.order[0] << 32 | task.order[1],
-            client=task.client,
-        )
         if plan.rules.is_local:
-            is_finite = all(bool(np.isfinite(a).all()) for a in trained.update)
-            self._kept.after(task, plan, trained.kept if is_finite else kept)
+            trained = _answering(plan, examples, shared, kept, task)
+            self._kept.after(task, plan, trained.kept)
             values = _noise.report(trained.update, plan.rules, seed)
             self._kept.keep_report(task, plan, values)
             return _task.encode_report(task, plan.update, values, None)
+        trained = _trained(plan, examples, shared, kept, task)
         key = np.array(task.encoding, np.uint32)
         encoded = _lattice.encode(trained.update, groups, key)
-        self._kept.after(task, plan, trained.kept if encoded.is_finite else kept)
+        is_usable = encoded.is_finite and _is_finite(trained.kept)
+        self._kept.after(task, plan, trained.kept if is_usable else kept)
         levels = plan.rules.count_levels
         count = (levels if encoded.fits else -levels) if encoded.is_finite else 0
         return _task.encode_report(
             task, plan.update, encoded.update, count if levels else None
         )
+
+
+def _trained(
+    plan: Plan,
+    examples: Mapping[str, Array],
+    shared: list[Array],
+    kept: list[Array],
+    task: Task,
+) -> Trained:
+    return _training.train(
+        plan,
+        examples,
+        shared,
+        kept,
+        key=np.array(task.training, np.uint32),
+        order=task.order[0] << 32 | task.order[1],
+        client=task.client,
+    )
+
+
+def _answering(
+    plan: Plan,
+    examples: Mapping[str, Array],
+    shared: list[Array],
+    kept: list[Array],
+    task: Task,
+) -> Trained:
+    """Returns what local work gave, or a zero: with noise, nobody can tell which.
+
+    Whether a plan fails on some data is a fact about them, and silence would tell it.
+    """
+    try:
+        found = _trained(plan, examples, shared, kept, task)
+        if _is_finite([*found.update, *found.kept]):
+            return found
+        reason = "what it gave is not finite"
+    except Exception as error:
+        reason = type(error).__name__
+    LOG.error("local work failed (%s): the report is noise alone", reason)
+    zeros = [np.zeros(one.type.shape, one.type.dtype) for one in plan.update]
+    return Trained(zeros, 0.0, kept, {})
+
+
+def _is_finite(arrays: list[Array]) -> bool:
+    return all(bool(np.isfinite(a).all()) for a in arrays)
 
 
 def _require(condition: bool, what: str) -> None:

@@ -40,13 +40,15 @@ def client_app(vault_of: Callable[[Any], Vault]) -> Any:
     @app.train()
     def train(message: Any, context: Any) -> Any:
         report = b""
-        with contextlib.closing(vault_of(context)) as vault:
-            try:
+        try:
+            with contextlib.closing(vault_of(context)) as vault:
                 way = _Message(parts_of(message))
                 vault.visit(way, seconds=0.0)
                 report = way.sent
-            except (Refused, Rejected, PlanError, WireError, DataError) as error:
-                LOG.error("%s: %s", type(error).__name__, error)
+        except (Refused, Rejected, PlanError, WireError, DataError) as error:
+            LOG.error("%s: %s", type(error).__name__, error)
+        except Exception as error:  # Flower would send its words to the server
+            LOG.error("%s", type(error).__name__)
         return flwr.Message(content_of([report]), reply_to=message)
 
     return app

@@ -30,7 +30,7 @@ from jaxfed.deploy._store import Store
 from jaxfed.engine import _run
 from jaxfed.ledger import Ledger, LedgerError, PaidRun
 from jaxfed.typing import Batching, ClientResult, LocalWork
-from jaxfed.vault import _noise, _policy
+from jaxfed.vault import _noise, _policy, _training
 from jaxfed.vault._errors import DataError, Refused, TooSoon, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._plan import Named, canonical, compressed
@@ -228,7 +228,11 @@ def test_a_round_is_that_of_the_simulator(privacy, tmp_path, monkeypatch):
     if privacy.noise == LOUD:  # as if the grid were coarse beside the noise
         monkeypatch.setattr(_lattice, "_BIAS", 1e-9)
         assert privacy._joint(PARAMS).parts[0].lattice.is_random
-    algorithm = averaging(privacy, RANDOM)
+    check_parity(averaging(privacy, RANDOM), path, other, found, tmp_path)
+
+
+def check_parity(algorithm, path, other, found, tmp_path):
+    """Runs an algorithm in the engine and on vaults, and compares sums and charges."""
     jf.train(algorithm, data(), params=PARAMS, rounds=3, ledger=other, progress=False)
     simulated = list(found[::2])  # the engine asks twice for each
     found.clear()
@@ -242,6 +246,41 @@ def test_a_round_is_that_of_the_simulator(privacy, tmp_path, monkeypatch):
     assert facts(path) == facts(other)
     assert history.private
     assert "client" in history.statement
+
+
+BATCHES = {"batch_size": 2, "epochs": 2}
+MOMENTUM = optax.sgd(0.1, momentum=0.5)
+METHODS = {
+    "scaffold": lambda p: jf.algorithms.scaffold(
+        jf.clients.scaffold(noisy, learning_rate=0.1, **BATCHES), p
+    ),
+    "feddyn": lambda p: jf.algorithms.feddyn(
+        jf.clients.dyn(noisy, optax.sgd(0.1), alpha=0.1, **BATCHES), p
+    ),
+    "fednova": lambda p: jf.algorithms.fednova(
+        jf.clients.nova(noisy, learning_rate=0.1, **BATCHES), p
+    ),
+    "mimelite": lambda p: jf.algorithms.mime(
+        jf.clients.mime(noisy, MOMENTUM, **BATCHES), p, optimizer=MOMENTUM
+    ),
+    "fedexp": lambda p: jf.algorithms.fedexp(RANDOM, p),
+    "fedprox": lambda p: jf.algorithms.fedprox(
+        jf.clients.prox(noisy, optax.sgd(0.1), mu=0.3, **BATCHES), p
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_on_vaults_as_in_the_simulator(name, tmp_path, monkeypatch):
+    """Also what methods send beside a change, and what clients keep."""
+    path = ledger(tmp_path, epsilon=1e4)
+    other = copied(path, tmp_path / "other")
+    found = sums_of(monkeypatch)
+    the_same_root(monkeypatch)
+    clip = jf.clipping.PerLayer(norms={"change": 0.2, "": 3.0})
+    if name in ("feddyn", "fedprox"):
+        clip = jf.clipping.Fixed(norm=0.2)
+    check_parity(METHODS[name](central(clipping=clip)), path, other, found, tmp_path)
 
 
 def whole(params, rows, real, key):
@@ -826,3 +865,43 @@ def test_a_client_keeps_its_own_state_between_rounds(tmp_path, monkeypatch):
     assert means[0] > 0  # what clients keep is 1, then 2, then 3
     assert means[1] == pytest.approx(2 * means[0], rel=1e-3)
     assert means[2] == pytest.approx(3 * means[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("privacy", [LOCAL[0], central()], ids=["local", "central"])
+def test_a_state_that_is_no_number_silences_nobody(privacy, tmp_path):
+    """Silence at a round that a plan chooses would tell what the data are."""
+
+    def finish(shared, carry):
+        del shared
+        seen, largest = carry
+        root = jnp.sqrt(largest - seen)  # NaN once enough rounds have passed
+        return ClientResult(
+            {"w": jnp.zeros(5)}, jnp.float32(1), {"seen": seen + 1 + (root - root)}
+        )
+
+    telling = LocalWork(
+        init=lambda shared, kept: (kept["seen"], jnp.float32(0)),
+        step=lambda carry, batch, *, key: (
+            (carry[0], jnp.maximum(carry[1], batch.rows["x"].max())),
+            {},
+        ),
+        finish=finish,
+        batching=Batching(batch_size=2, epochs=1),
+        init_client=lambda params: {"seen": jnp.float32(0)},
+    )
+    algorithm = jf.algorithms.fedavg(telling, privacy)
+    history = in_vaults(tmp_path, ledger(tmp_path), algorithm, 5)
+    assert len(history.rounds) == 5
+
+
+@pytest.mark.parametrize("error", [MemoryError("for (737, 5)"), ArithmeticError("8")])
+def test_local_work_that_fails_sends_noise_alone(error, tmp_path, monkeypatch, caplog):
+    def failing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(_training, "train", failing)
+    algorithm = averaging(LOCAL[0])
+    history = in_vaults(tmp_path, ledger(tmp_path), algorithm, 2)
+    assert len(history.rounds) == 2
+    assert type(error).__name__ in caplog.text
+    assert str(error) not in caplog.text

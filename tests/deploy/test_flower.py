@@ -183,6 +183,18 @@ def test_a_node_that_sends_no_array_stops_nobody_else(data, tmp_path):
     assert len(history.rounds) == 3
 
 
+def test_a_vault_that_fails_tells_the_server_nothing(tmp_path):
+    """Flower sends the words of an exception that leaves an app."""
+
+    def failing(context):
+        raise MemoryError("Unable to allocate an array with shape (737, 5)")
+
+    message = flwr.Message(both.content_of([b"a", b"b", b"c"]), 1001, "train")
+    app = both.client_app(failing)
+    context = types.SimpleNamespace(node_config={})
+    assert both.parts_of(app(message, context)) == [b""]
+
+
 def test_nodes_are_enrolled_clients(tmp_path):
     with coordinator(tmp_path, ledger(tmp_path), averaging(central())) as running:
         for nodes in ({"stranger": 1}, {NAMES[0]: 1, NAMES[1]: 1}):

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -11,9 +12,12 @@ import sys
 import threading
 import time
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxfed as jf
 from jaxfed.deploy import transports
 from jaxfed.deploy._desk import Desk
 from jaxfed.deploy._pki import Authority
@@ -299,6 +303,34 @@ def test_one_client_has_few_connections(running, pki):
             one.close()
 
 
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+@pytest.mark.parametrize("first", [b"", b"\x16\x03\x01"], ids=["silent", "begun"])
+def test_thousands_of_strangers_take_little_memory(first, running, pki):
+    """Of those who began a handshake a few hundred stay; a silent one costs a file."""
+    with serving(running.desk, pki) as server:
+        before, held = resident(), []
+        for number in range(3000):
+            one = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            if first:
+                one.sendall(first)
+            held.append(one)
+            if len(held) > 1200:
+                held.pop(0).close()
+            if number % 500 == 0:
+                way, start = client(server, pki), time.monotonic()
+                assert way.task(0) is not None
+                assert time.monotonic() - start < 1.0
+                way.close()
+        assert resident() - before < 200
+        for one in held:
+            one.close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="files are limited by POSIX systems")
 def test_a_server_keeps_files_for_its_ledger(tmp_path):
     """It may have 256 files, strangers want 300, and it can still write."""
@@ -519,3 +551,94 @@ def test_names_of_clients_are_checked(pki):
     with pytest.raises(ValueError, match="must be enrolled"):
         authority.revoke("nobody")
     assert (pki / "pki/server.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A run whose reports have 2 MB."""
+
+    def wide(params, batch, key):
+        del key
+        error = batch["x"] @ params["w"][:5] - batch["y"]
+        return (error**2).mean(), {}
+
+    local = jf.clients.sgd(wide, optax.sgd(0.1), batch_size=4, epochs=1)
+    params = {"w": jnp.zeros(500_000)}
+    algorithm = averaging(central(), local)
+    with coordinator(tmp_path, ledger(tmp_path), algorithm, params=params) as one:
+        tasks, model = one._tasks(0, 0, one._cohorts.of(0))
+        one.desk.open(tasks, model, seconds=60.0, goal=len(tasks))
+        yield one
+
+
+def report_of(running, name):
+    task = _task.decode_task(running.desk.task(name))
+    zeros = np.zeros(500_000, np.int32)
+    return _task.encode_report(task, running._plan.update, [zeros], None)
+
+
+def begun_by(server, pki, name, size):
+    """Announces a report, and sends nothing of it."""
+    slow = connected(server, pki, name)
+    slow.putrequest("POST", "/v1/report")
+    slow.putheader("Content-Length", str(size))
+    slow.endheaders()
+    return slow
+
+
+def test_slow_reports_give_way_to_those_who_wait(large, pki):
+    """Whoever waits comes in after the grace; one who is alone keeps its place."""
+    with serving(large.desk, pki, large_reports=2) as server:
+        most = len(report_of(large, NAMES[0]))
+        slow = [begun_by(server, pki, name, most) for name in NAMES[:2]]
+        slow[0].send(report_of(large, NAMES[0])[:1000])  # so much faster than nothing
+        time.sleep(0.5)
+        way, start = client(server, pki, NAMES[7]), time.monotonic()
+        assert way.report(report_of(large, NAMES[7])) == "accepted"
+        assert 1.0 < time.monotonic() - start < 6.0
+        assert slow[1].getresponse().status == 503
+        slow[0].send(report_of(large, NAMES[0])[1000:])  # was let alone, and goes on
+        assert slow[0].getresponse().read() == b"accepted"
+        for one in slow:
+            one.close()
+        way.close()
+
+
+def test_a_busy_server_is_asked_again_with_the_same_report(large, pki, monkeypatch):
+    monkeypatch.setattr(_http, "_BUSY", (0.1, 0.1))
+    with serving(large.desk, pki, burst=100) as server:
+        way = client(server, pki, NAMES[3])
+        asked, answers = [], [(503, b"many"), (429, b"one"), (503, b"many")]
+        ask = way._ask
+
+        def busy(method, path, most, body=None, wait=0.0):
+            asked.append(body)
+            return answers.pop(0) if answers else ask(method, path, most, body, wait)
+
+        way._ask = busy
+        with pytest.raises(Unreachable, match="503"):
+            way.report(report_of(large, NAMES[3]))
+        assert len(asked) == 3
+        answers[:] = [(503, b"many")]
+        assert way.report(report_of(large, NAMES[3])) == "accepted"
+        way.close()
+
+
+def test_large_reports_that_cannot_count_are_not_read(large, pki):
+    with serving(large.desk, pki, burst=100) as server:
+        way = client(server, pki, NAMES[3])
+        data = report_of(large, NAMES[3])
+        wrong = bytearray(data)
+        wrong[-1] = 0x7F  # a number beyond the clip
+        with pytest.raises(Rejected, match="beyond its clip"):
+            way.report(bytes(wrong))
+        again = begun_by(server, pki, NAMES[3], len(data))
+        assert again.getresponse().status == 429
+        again.close()
+        other = client(server, pki, NAMES[4])
+        assert other.report(report_of(large, NAMES[4])) == "accepted"
+        twice = begun_by(server, pki, NAMES[4], len(data))  # answered before it comes
+        assert twice.getresponse().read() == b"duplicate"
+        twice.close()
+        way.close()
+        other.close()

@@ -243,9 +243,9 @@ def test_what_promises_too_little_is_refused_in_words(limits, match):
 
 def test_the_stricter_limit_counts():
     rules = plan(epochs=1).rules
-    assert _policy.limits_of(_policy.checked({}), rules) == (5, 2, 20, 10)
+    assert _policy.limits_of(_policy.checked({}), rules) == (5, 2, 1000, 10)
     strict = _policy.checked({"most_rounds": 3, "least_separation": 4})
-    assert _policy.limits_of(strict, rules) == (3, 4, 20, 10)
+    assert _policy.limits_of(strict, rules) == (3, 4, 1000, 10)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from aiohttp import web
 from jaxfed.deploy._desk import STALE, Desk, Stranger
 from jaxfed.deploy.transports import _tls
 from jaxfed.deploy.transports._listener import Listener, most_connections
+from jaxfed.deploy.transports._slots import Slot, Slots
 from jaxfed.vault._errors import WireError
 from jaxfed.vault._visit import Ended
 
@@ -25,6 +26,8 @@ _LONGEST_WAIT = 60.0
 _SMALL = 1 << 16
 _CHUNK = 1 << 18
 _SLOWEST = 50_000  # bytes in a second
+_LONGEST_QUEUE = 15.0  # seconds, less than a vault waits for a byte
+_REST = 30.0  # seconds in which a client that sent a wrong large report sends none
 _SHUTDOWN = 2.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,7 +42,7 @@ class Limits(NamedTuple):
     """Of one client, on average."""
     burst: int = 30
     large_reports: int = 4
-    """Reports above 64 KB that are read at once."""
+    """Reports above 64 KB that are read at once; see `_slots`."""
     connections: int | None = None
     """In all; as many as this process may have open if None."""
     connections_each: int = 8
@@ -86,7 +89,8 @@ class Http:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._slots = asyncio.Semaphore(self._limits.large_reports)
+        self._slots = Slots(self._limits.large_reports, _LONGEST_QUEUE)
+        self._resting: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="jaxfed-http")
         self._thread.start()
         try:
@@ -141,10 +145,9 @@ class Http:
             most_each=self._limits.connections_each,
             handshake_seconds=self._limits.handshake_seconds,
         )
-        server = await self._listener.listen(self._host, self._port)
-        self._started.set_result(server.sockets[0].getsockname()[1])
+        port = await self._listener.listen(self._host, self._port)
+        self._started.set_result(port)
         await self._stop.wait()
-        server.close()
         self._listener.close()
         self._wake_all()
         await asyncio.wait_for(runner.cleanup(), _SHUTDOWN + 5)
@@ -209,23 +212,48 @@ class Http:
         if size == 0:
             return _words(400, "a report must not be empty")
         if client in self._sending:
-            return _closing(409, "one report at a time")
+            return _closing(429, "one report at a time")
         self._sending.add(client)
         try:
             if size <= _SMALL:
                 return await self._taken(client, request, size)
-            async with self._slots:
-                return await self._taken(client, request, size)
+            return await self._large(client, request, size)
         finally:
             self._sending.discard(client)
 
-    async def _taken(
+    async def _large(
         self, client: str, request: web.Request, size: int
     ) -> web.StreamResponse:
-        patience = self._limits.handshake_seconds + size / _SLOWEST
+        """Reads a large report in a place of few."""
+        early = self._desk.early_answer(client)
+        if early is not None:  # it would be read for nothing
+            return _closing(409 if early == STALE else 200, early)
+        if self._resting.get(client, 0.0) > self._loop.time():
+            return _closing(429, "the last report was wrong; wait a little")
+        slot = await self._slots.take(lambda: _is_gone(request))
+        if slot is None:
+            return _closing(503, "many reports at once; try again")
         try:
-            data = await asyncio.wait_for(_read(request, size), patience)
-        except (TimeoutError, asyncio.IncompleteReadError):
+            return await self._taken(client, request, size, slot)
+        except WireError:
+            self._resting[client] = self._loop.time() + _REST
+            raise
+        except asyncio.CancelledError:
+            if not slot.is_ended:
+                raise
+            return _closing(503, "slow, and others wait; try again")
+        finally:
+            self._slots.give_back(slot)
+
+    async def _taken(
+        self, client: str, request: web.Request, size: int, slot: Slot | None = None
+    ) -> web.StreamResponse:
+        patience = self._limits.handshake_seconds + size / _SLOWEST
+        slot = slot or Slot(self._loop.time())
+        slot.task = self._loop.create_task(_read(request, size, slot))
+        try:
+            data = await asyncio.wait_for(slot.task, patience)
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             return _closing(408, "the report came too slowly")
         submit = self._desk.submit
         state = await self._loop.run_in_executor(self._pool, submit, client, data)
@@ -248,7 +276,7 @@ class Http:
         self._wake = asyncio.Event()
 
 
-async def _read(request: web.Request, size: int) -> bytearray:
+async def _read(request: web.Request, size: int, slot: Slot) -> bytearray:
     """Reads a body of known size, into memory that is taken once."""
     data, place = bytearray(size), 0
     while place < size:
@@ -257,7 +285,12 @@ async def _read(request: web.Request, size: int) -> bytearray:
             raise asyncio.IncompleteReadError(b"", size)
         data[place : place + len(part)] = part
         place += len(part)
+        slot.came(len(part))
     return data
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _client_of(request: web.Request) -> str:

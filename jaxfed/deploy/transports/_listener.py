@@ -1,10 +1,13 @@
 """Connections of one server: bounded in all, and of each client; none stays silent.
 
-A process may have so many files open, and a ledger needs some of them. So connections
-end where files would: the oldest that has said nothing makes room for a new one.
+A process may have so many files open, and a ledger needs some of them; an encrypted
+connection takes 300 KB. So the oldest that have said nothing make room for new ones,
+and encryption begins when the first byte is there.
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +16,9 @@ from jaxfed.deploy.transports import _tls
 
 _MOST_FILES = 1 << 16
 _RESERVE = 128  # files for ledger, models, plan, and what else a process has open
-_AT_ONCE = 64  # connections that are accepted before any is looked at
 _UNKNOWN = 512  # files of a system that does not say
+_MOST_BEGUN = 256  # encrypted, or about to be, without a request so far
+_QUEUE = 1024  # of the system
 
 
 def most_connections() -> int:
@@ -55,118 +59,161 @@ class Listener:
         most_each: int,
         handshake_seconds: float,
     ):
-        self._context, self._protocol = context, protocol
+        self._context, self.protocol = context, protocol
         self._most, self._most_each = most, most_each
         self._patience = handshake_seconds
         self._open: dict[_Connection, None] = {}  # the oldest first
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
 
-    async def listen(self, host: str, port: int) -> asyncio.Server:
-        """Returns the server, once it listens."""
+    async def listen(self, host: str, port: int) -> int:
+        """Listens on all addresses of a host; returns the port.
+
+        Raises:
+            OSError: there is no such address, or the port is taken.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            lambda: _Connection(self), host, port, backlog=_AT_ONCE
+        found = await loop.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        try:
+            for family, _, _, _, address in dict.fromkeys(found):
+                address = (address[0], port, *address[2:])
+                self._sockets.append(_listening(family, address))
+                port = port or self._sockets[0].getsockname()[1]
+        except BaseException:
+            self.close()
+            raise
+        self._accepting = [loop.create_task(self._accept(one)) for one in self._sockets]
+        return port
 
     def spoke(self, transport: Any) -> None:
         """Notes that a request came over a connection."""
         for one in self._open:
-            if one.encrypted is transport:
+            if one.transport is transport:
                 one.has_spoken = True
                 return
 
     def close(self) -> None:
-        """Ends all connections that are not encrypted yet."""
-        for task in self._tasks:
+        """Accepts no more, and ends all connections that are not encrypted yet."""
+        for task in self._accepting:
             task.cancel()
+        for listening in self._sockets:
+            listening.close()
         for one in list(self._open):
-            if one.encrypted is None:
-                one.abort()
+            if one.transport is None:
+                one.end()
 
-    def admit(self, one: "_Connection") -> None:
-        """Takes a new connection, in the place of a silent one if there is no other."""
-        if len(self._open) >= self._most:
-            silent = (old for old in self._open if not old.has_spoken)
-            victim = next(silent, one)
-            victim.abort()
-            if victim is one:
-                return
-            self._open.pop(victim, None)
-        self._open[one] = None
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._encrypt(one))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        loop.call_later(2 * self._patience, self._close_if_silent, one)
+    def admitted(self, one: "_Connection") -> None:
+        """Ends the oldest connections of a client that has too many."""
+        peer = one.transport.get_extra_info("peercert")
+        one.client, _ = _tls.identity(peer)
+        same = [old for old in self._open if one.client and old.client == one.client]
+        for old in same[: max(0, len(same) - self._most_each)]:
+            old.end()
 
     def gone(self, one: "_Connection") -> None:
         """Forgets a connection that ended."""
         self._open.pop(one, None)
 
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:  # no more files, after all
+                self._make_room(0)
+                await asyncio.sleep(0.1)
+                continue
+            accepted.setblocking(False)
+            if not self._make_room(self._most - 1):
+                accepted.close()
+                continue
+            one = _Connection(self, accepted)
+            self._open[one] = None
+            loop.add_reader(accepted.fileno(), self._begin, one)
+            one.timer = loop.call_later(2 * self._patience, self._end_silent, one)
+
+    def _make_room(self, most: int) -> bool:
+        """Ends the oldest silent connection if there are more than `most`."""
+        if len(self._open) <= most:
+            return True
+        silent = next((one for one in self._open if not one.has_spoken), None)
+        if silent is not None:
+            silent.end()
+        return silent is not None
+
+    def _begin(self, one: "_Connection") -> None:
+        """Begins to encrypt a connection on which something came."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(one.socket.fileno())
+        with contextlib.suppress(OSError):
+            if not one.socket.recv(1, socket.MSG_PEEK):  # it ended
+                one.end()
+                return
+        begun = [old for old in self._open if old.task and not old.has_spoken]
+        for old in begun[: max(0, len(begun) + 1 - _MOST_BEGUN)]:
+            old.end()
+        one.task = loop.create_task(self._encrypt(one))
+        one.task.add_done_callback(one.check_open)
+
     async def _encrypt(self, one: "_Connection") -> None:
         loop = asyncio.get_running_loop()
-        assert one.raw is not None
         try:
-            encrypted = await loop.start_tls(
-                one.raw,
-                one,
-                self._context,
-                server_side=True,
+            await loop.connect_accepted_socket(
+                lambda: one,
+                one.socket,
+                ssl=self._context,
                 ssl_handshake_timeout=self._patience,
             )
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            encrypted = None
-        if encrypted is None or encrypted.is_closing():
-            one.abort()
-            self.gone(one)
-            return
-        one.client, _ = _tls.identity(encrypted.get_extra_info("peercert"))
-        same = [old for old in self._open if one.client and old.client == one.client]
-        for old in same[: max(0, len(same) - self._most_each)]:
-            old.abort()
-        one.begin(encrypted, self._protocol())
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
+            error.__traceback__ = None  # whose frames would keep the buffers
 
-    def _close_if_silent(self, one: "_Connection") -> None:
-        if one in self._open and not one.has_spoken:
-            one.abort()
+    def _end_silent(self, one: "_Connection") -> None:
+        if not one.has_spoken:
+            one.end()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection from its first byte on; passes on what comes once it is safe."""
+    """One connection, from when it was accepted; passes on what was decrypted."""
 
-    def __init__(self, listener: Listener):
-        self._listener = listener
+    def __init__(self, listener: Listener, accepted: socket.socket):
+        self._listener, self.socket = listener, accepted
         self._inner: asyncio.Protocol | None = None
-        self._early: list[bytes] = []
-        self.raw: asyncio.Transport | None = None
-        self.encrypted: asyncio.Transport | None = None
+        self.transport: Any = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.client: str | None = None
         self.has_spoken = False
 
-    def abort(self) -> None:
-        """Ends it at once."""
-        if self.raw is not None:
-            self.raw.abort()
+    def end(self) -> None:
+        """Ends it at once, however far it is."""
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.task is not None:
+            self.task.cancel()
+        else:
+            asyncio.get_running_loop().remove_reader(self.socket.fileno())
+            self.socket.close()
+        self._forget()
 
-    def begin(self, encrypted: asyncio.Transport, inner: asyncio.Protocol) -> None:
-        """Lets the server speak."""
-        self.encrypted, self._inner = encrypted, inner
-        inner.connection_made(encrypted)
-        for data in self._early:  # what came with the end of the handshake
-            inner.data_received(data)
-        self._early = []
+    def check_open(self, task: Any) -> None:
+        """Closes what could not be encrypted, also where that never began."""
+        del task
+        if self.transport is None:
+            self.socket.close()
+            self._forget()
 
     def connection_made(self, transport: Any) -> None:
-        """Begins: nothing is read before it can be decrypted."""
-        transport.pause_reading()
-        self.raw = transport
-        self._listener.admit(self)
+        """It is encrypted: lets the server speak."""
+        self.transport = transport
+        self._inner = self._listener.protocol()
+        self._inner.connection_made(transport)
+        self._listener.admitted(self)
 
     def data_received(self, data: bytes) -> None:
         """Passes on what was decrypted."""
-        if self._inner is None:
-            self._early.append(data)
-        else:
+        if self._inner is not None:
             self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -175,9 +222,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Passes on that it ended."""
-        self._listener.gone(self)
-        if self._inner is not None:
-            self._inner.connection_lost(exc)
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connection_lost(exc)
+        self._forget()
 
     def pause_writing(self) -> None:
         """Passes on that the other side is slow."""
@@ -188,3 +236,23 @@ class _Connection(asyncio.Protocol):
         """Passes on that it is not any more."""
         if self._inner is not None:
             self._inner.resume_writing()
+
+    def _forget(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self._listener.gone(self)
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(_QUEUE)
+    except BaseException:
+        one.close()
+        raise
+    return one
