@@ -11,7 +11,10 @@ _LONGEST = 10_000_000  # seconds; a task's deadline is checked against it too
 
 
 class RoundAbandoned(RuntimeError):
-    """Too few clients reported, again and again; nothing was released or charged."""
+    """Too few clients reported, again and again; nothing was released.
+
+    Nor charged, but where vaults add the noise: such a round was, when it was opened.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

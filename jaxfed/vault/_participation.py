@@ -78,7 +78,7 @@ class Participation:
             self._connection = sqlite3.connect(
                 str(path), isolation_level=None, timeout=30
             )
-            weakref.finalize(self, self._connection.close)
+            self._close = weakref.finalize(self, self._connection.close)
             execute = self._connection.execute
             execute("PRAGMA synchronous=EXTRA")  # the folder too, after each commit
             (application,) = execute("PRAGMA application_id").fetchone()
@@ -134,7 +134,7 @@ class Participation:
 
     def close(self) -> None:
         """Closes the file."""
-        self._connection.close()
+        self._close()
 
     def _all(self) -> list[tuple[Task, bytes]]:
         """Reads everything, and checks that it is as it was written."""

@@ -7,6 +7,7 @@ the report is what the plan's clip and grid leave of it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from jaxfed.vault import (
     _task,
     _training,
 )
+from jaxfed.vault._answer_time import AnswerTime
 from jaxfed.vault._errors import Refused, Stale, WireError
 from jaxfed.vault._kept import Kept
 from jaxfed.vault._numpy import np
@@ -93,6 +95,7 @@ class Vault:
             ) from None
         self._lock = _lock.held(folder)
         self._record, self._kept = Participation(folder / "record.db"), Kept(folder)
+        self._answer_time = AnswerTime(folder)
         self._plans: dict[str, Plan] = {}
 
     def close(self) -> None:
@@ -127,10 +130,13 @@ class Vault:
         limits = _policy.limits_of(self._policy, plan.rules)
         # before data are looked at: whether they fit a plan is an answer, too
         seed = self._record.join(task.remembered(), limits)
+        began = time.monotonic()
         examples = self._read(tuple(plan.rows))
         self._check(plan, len(next(iter(examples.values()))))
         LOG.info("round %d, attempt %d: taking part", task.round + 1, task.attempt + 1)
         report = self._work(task, plan, examples, shared, groups, seed)
+        if plan.rules.is_local:
+            self._answer_time.wait(began)
         state = transport.report(report)
         LOG.info("round %d: %s, %d bytes", task.round + 1, state, len(report))
         return Outcome(state, task.round)

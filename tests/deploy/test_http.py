@@ -326,14 +326,14 @@ def test_thousands_of_strangers_take_little_memory(first, running, pki):
                 assert way.task(0) is not None
                 assert time.monotonic() - start < 1.0
                 way.close()
-        assert resident() - before < 200
+        assert resident() - before < 250
         for one in held:
             one.close()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files are limited by POSIX systems")
-def test_a_server_keeps_files_for_its_ledger(tmp_path):
-    """It may have 256 files, strangers want 300, and it can still write."""
+def test_connections_leave_files_for_a_ledger():
+    """What a process may have is raised to its hard limit, less a reserve."""
     program = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
@@ -400,18 +400,25 @@ def test_an_honest_client_is_answered_while_others_hold_connections(
 ):
     with serving(running.desk, pki, handshake_seconds=3.0) as server:
         held = []
+        times = []
+
+        def ask():
+            for name in NAMES[:5] * 4:  # while the others come, and after
+                way = client(server, pki, name)
+                start = time.monotonic()
+                assert way.task(0) is not None
+                times.append(time.monotonic() - start)
+                way.close()
+
+        honest = threading.Thread(target=ask)
+        honest.start()
         for number in range(1000):
             one = socket.create_connection(("127.0.0.1", server.port), timeout=10)
             if number % 2:
                 one.sendall(b"\x16\x03\x01")  # the start of a handshake
             held.append(one)
-        times = []
-        for name in NAMES[:5]:
-            way = client(server, pki, name)
-            start = time.monotonic()
-            assert way.task(0) is not None
-            times.append(time.monotonic() - start)
-            way.close()
+        honest.join()
+        assert len(times) == 20
         assert max(times) < 1.0
         time.sleep(7.0)
         assert held_by(held) == 0

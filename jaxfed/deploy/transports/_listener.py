@@ -1,8 +1,8 @@
 """Connections of one server: bounded in all, and of each client; none stays silent.
 
 A process may have so many files open, and a ledger needs some of them; an encrypted
-connection takes 300 KB. So the oldest that have said nothing make room for new ones,
-and encryption begins when the first byte is there.
+connection takes 300 KB. So encryption begins when the first byte is there, for so many
+at once, and whoever takes longer than others wait makes room.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from jaxfed.deploy.transports import _tls
 _MOST_FILES = 1 << 16
 _RESERVE = 128  # files for ledger, models, plan, and what else a process has open
 _UNKNOWN = 512  # files of a system that does not say
-_MOST_BEGUN = 256  # encrypted, or about to be, without a request so far
+_MOST_BEGUN = 384  # encrypted, or about to be, without a request so far
+_GRACE = 0.5  # seconds that nobody takes from them
+_LOOK = 0.05  # seconds from one look at who waits to the next
 _QUEUE = 1024  # of the system
 
 
@@ -63,6 +65,9 @@ class Listener:
         self._most, self._most_each = most, most_each
         self._patience = handshake_seconds
         self._open: dict[_Connection, None] = {}  # the oldest first
+        self._begun: dict[_Connection, float] = {}
+        self._waiting: dict[_Connection, None] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
 
@@ -92,6 +97,7 @@ class Listener:
         for one in self._open:
             if one.transport is transport:
                 one.has_spoken = True
+                self._begun.pop(one, None)
                 return
 
     def close(self) -> None:
@@ -114,7 +120,8 @@ class Listener:
 
     def gone(self, one: "_Connection") -> None:
         """Forgets a connection that ended."""
-        self._open.pop(one, None)
+        for known in (self._open, self._waiting, self._begun):
+            known.pop(one, None)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +138,7 @@ class Listener:
                 continue
             one = _Connection(self, accepted)
             self._open[one] = None
-            loop.add_reader(accepted.fileno(), self._begin, one)
+            loop.add_reader(accepted.fileno(), self._came, one)
             one.timer = loop.call_later(2 * self._patience, self._end_silent, one)
 
     def _make_room(self, most: int) -> bool:
@@ -143,19 +150,31 @@ class Listener:
             silent.end()
         return silent is not None
 
-    def _begin(self, one: "_Connection") -> None:
-        """Begins to encrypt a connection on which something came."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(one.socket.fileno())
+    def _came(self, one: "_Connection") -> None:
+        """Something came on a new connection: it waits to be encrypted."""
+        asyncio.get_running_loop().remove_reader(one.socket.fileno())
         with contextlib.suppress(OSError):
             if not one.socket.recv(1, socket.MSG_PEEK):  # it ended
                 one.end()
                 return
-        begun = [old for old in self._open if old.task and not old.has_spoken]
-        for old in begun[: max(0, len(begun) + 1 - _MOST_BEGUN)]:
-            old.end()
-        one.task = loop.create_task(self._encrypt(one))
-        one.task.add_done_callback(one.check_open)
+        self._waiting[one] = None
+        if self._looking is None:
+            self._look()
+
+    def _look(self) -> None:
+        """Begins with those who wait, in the place of the slow if there is no other."""
+        loop, self._looking = asyncio.get_running_loop(), None
+        for one in list(self._waiting):
+            if len(self._begun) >= _MOST_BEGUN:
+                oldest, since = next(iter(self._begun.items()))
+                if loop.time() - since < _GRACE:
+                    self._looking = loop.call_later(_LOOK, self._look)
+                    return
+                oldest.end()
+            del self._waiting[one]
+            self._begun[one] = loop.time()
+            one.task = loop.create_task(self._encrypt(one))
+            one.task.add_done_callback(one.check_open)
 
     async def _encrypt(self, one: "_Connection") -> None:
         loop = asyncio.get_running_loop()
