@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxfed import sampling as sampling
     from jaxfed import tree as tree
     from jaxfed import typing as typing
+    from jaxfed._cite import cite as cite
     from jaxfed.engine import Checkpoint as Checkpoint
     from jaxfed.engine import History as History
     from jaxfed.engine import Strategy as Strategy
@@ -64,6 +65,7 @@ _FROM = {
     "Ledger": "ledger",
     "Strategy": "engine",
     "Sweep": "engine",
+    "cite": "_cite",
     "simulate": "engine",
     "sweep": "engine",
     "train": "engine",

@@ -9,6 +9,7 @@ norms C_g and d_g scalars a group, minimising the sum of d_g sigma_g**2 under
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class PerLayer(Clipping):
             the longest name that fits.
     """
 
-    norms: tuple[tuple[str, float], ...]
+    norms: Any
 
     def __post_init__(self) -> None:
         given = self.norms

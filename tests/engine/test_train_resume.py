@@ -90,6 +90,41 @@ def test_a_run_goes_on_from_its_checkpoint(every, data, tmp_path):
     assert kinds(path).count("charge") == 8
 
 
+def scaffold():
+    clip = jf.clipping.PerLayer(norms={"change": 1.0, "control": 3.0})
+    local = jf.clients.scaffold(loss, learning_rate=0.1, epochs=1, batch_size=2)
+    return jf.algorithms.scaffold(local, central(clipping=clip))
+
+
+def feddyn():
+    local = jf.clients.dyn(loss, optax.sgd(0.1), alpha=0.1, epochs=1, batch_size=2)
+    return jf.algorithms.feddyn(local, central())
+
+
+@pytest.mark.parametrize("build", [scaffold, feddyn])
+@pytest.mark.parametrize("kind", ["auto", "stepped", "blocks", "streamed"])
+def test_what_clients_keep_goes_on_too(build, kind, data, tmp_path):
+    """With a state on every client, whatever executes it, after kills and again."""
+    path, algorithm = ledger(tmp_path), build()
+    saved = jf.Checkpoint(directory=tmp_path / "saved", every=2)
+    options = {"rounds": 6, "strategy": STRATEGIES[kind]}
+    with pytest.raises(Killed):
+        train(
+            data,
+            path,
+            algorithm,
+            checkpoint=saved,
+            callbacks=[dies_after(3)],
+            **options,
+        )
+    history = train(data, path, algorithm, checkpoint=saved, **options)
+    whole = train(data, path, algorithm, **options)  # the same, for nothing
+    assert bits(history.state) == bits(whole.state)
+    assert history.rounds == whole.rounds
+    assert kinds(path).count("charge") == 6
+    assert bits(history.params) != bits(PARAMS)
+
+
 def test_a_run_that_is_told_to_stop_saves_and_ends(data, tmp_path):
     path, saved = ledger(tmp_path), jf.Checkpoint(directory=tmp_path / "s", every=99)
     before = signal.getsignal(signal.SIGTERM)

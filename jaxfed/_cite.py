@@ -1,0 +1,234 @@
+"""Which papers a run rests on."""
+
+from typing import Any, NamedTuple, TextIO
+
+from jaxfed import _check as check
+from jaxfed.typing import FederatedAlgorithm
+
+
+class _Paper(NamedTuple):
+    authors: str
+    title: str
+    year: int
+    arxiv: str
+
+    def bibtex(self, key: str) -> str:
+        """Returns its entry."""
+        fields = {
+            "author": self.authors,
+            "title": f"{{{self.title}}}",
+            "year": str(self.year),
+            "eprint": self.arxiv,
+            "archiveprefix": "arXiv",
+        }
+        lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@misc{{{key},\n{lines}\n}}"
+
+
+PAPERS = {
+    "mcmahan2017communication": _Paper(
+        "McMahan, Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and "
+        'Ag{\\"u}era y Arcas, Blaise',
+        "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+        2017,
+        "1602.05629",
+    ),
+    "hsu2019measuring": _Paper(
+        "Hsu, Tzu-Ming Harry and Qi, Hang and Brown, Matthew",
+        "Measuring the Effects of Non-Identical Data Distribution for Federated "
+        "Visual Classification",
+        2019,
+        "1909.06335",
+    ),
+    "reddi2021adaptive": _Paper(
+        "Reddi, Sashank J. and Charles, Zachary and Zaheer, Manzil and Garrett, "
+        "Zachary and Rush, Keith and Kone{\\v{c}}n{\\'y}, Jakub and Kumar, Sanjiv and "
+        "McMahan, H. Brendan",
+        "Adaptive Federated Optimization",
+        2021,
+        "2003.00295",
+    ),
+    "li2020federated": _Paper(
+        "Li, Tian and Sahu, Anit Kumar and Zaheer, Manzil and Sanjabi, Maziar and "
+        "Talwalkar, Ameet and Smith, Virginia",
+        "Federated Optimization in Heterogeneous Networks",
+        2020,
+        "1812.06127",
+    ),
+    "karimireddy2020scaffold": _Paper(
+        "Karimireddy, Sai Praneeth and Kale, Satyen and Mohri, Mehryar and Reddi, "
+        "Sashank J. and Stich, Sebastian U. and Suresh, Ananda Theertha",
+        "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
+        2020,
+        "1910.06378",
+    ),
+    "noble2022differentially": _Paper(
+        "Noble, Maxence and Bellet, Aur{\\'e}lien and Dieuleveut, Aymeric",
+        "Differentially Private Federated Learning on Heterogeneous Data",
+        2022,
+        "2111.09278",
+    ),
+    "wang2020tackling": _Paper(
+        "Wang, Jianyu and Liu, Qinghua and Liang, Hao and Joshi, Gauri and Poor, H. "
+        "Vincent",
+        "Tackling the Objective Inconsistency Problem in Heterogeneous Federated "
+        "Optimization",
+        2020,
+        "2007.07481",
+    ),
+    "acar2021federated": _Paper(
+        "Acar, Durmus Alp Emre and Zhao, Yue and Matas Navarro, Ramon and Mattina, "
+        "Matthew and Whatmough, Paul N. and Saligrama, Venkatesh",
+        "Federated Learning Based on Dynamic Regularization",
+        2021,
+        "2111.04263",
+    ),
+    "karimireddy2020mime": _Paper(
+        "Karimireddy, Sai Praneeth and Jaggi, Martin and Kale, Satyen and Mohri, "
+        "Mehryar and Reddi, Sashank J. and Stich, Sebastian U. and Suresh, Ananda "
+        "Theertha",
+        "Mime: Mimicking Centralized Stochastic Algorithms in Federated Learning",
+        2020,
+        "2008.03606",
+    ),
+    "jhunjhunwala2023fedexp": _Paper(
+        "Jhunjhunwala, Divyansh and Wang, Shiqiang and Joshi, Gauri",
+        "FedExP: Speeding Up Federated Averaging via Extrapolation",
+        2023,
+        "2301.09604",
+    ),
+    "mcmahan2018learning": _Paper(
+        "McMahan, H. Brendan and Ramage, Daniel and Talwar, Kunal and Zhang, Li",
+        "Learning Differentially Private Recurrent Language Models",
+        2018,
+        "1710.06963",
+    ),
+    "andrew2021differentially": _Paper(
+        "Andrew, Galen and Thakkar, Om and McMahan, H. Brendan and Ramaswamy, Swaroop",
+        "Differentially Private Learning with Adaptive Clipping",
+        2021,
+        "1905.03871",
+    ),
+    "canonne2020discrete": _Paper(
+        "Canonne, Cl{\\'e}ment L. and Kamath, Gautam and Steinke, Thomas",
+        "The Discrete Gaussian for Differential Privacy",
+        2020,
+        "2004.00010",
+    ),
+    "agarwal2021skellam": _Paper(
+        "Agarwal, Naman and Kairouz, Peter and Liu, Ziyu",
+        "The Skellam Mechanism for Differentially Private Federated Learning",
+        2021,
+        "2110.04995",
+    ),
+    "kairouz2021practical": _Paper(
+        "Kairouz, Peter and McMahan, H. Brendan and Song, Shuang and Thakkar, Om and "
+        "Thakurta, Abhradeep and Xu, Zheng",
+        "Practical and Private (Deep) Learning Without Sampling or Shuffling",
+        2021,
+        "2103.00039",
+    ),
+    "choquettechoo2023amplified": _Paper(
+        "Choquette-Choo, Christopher A. and Ganesh, Arun and McKenna, Ryan and "
+        "McMahan, H. Brendan and Rush, Keith and Thakurta, Abhradeep and Xu, Zheng",
+        "(Amplified) Banded Matrix Factorization: A Unified Approach to Private "
+        "Training",
+        2023,
+        "2306.08153",
+    ),
+    "dvijotham2024efficient": _Paper(
+        "Dvijotham, Krishnamurthy Dj and McMahan, H. Brendan and Pillutla, Krishna "
+        "and Steinke, Thomas and Thakurta, Abhradeep",
+        "Efficient and Near-Optimal Noise Generation for Streaming Differential "
+        "Privacy",
+        2024,
+        "2404.16706",
+    ),
+    "bhowmick2018protection": _Paper(
+        "Bhowmick, Abhishek and Duchi, John and Freudiger, Julien and Kapoor, Gaurav "
+        "and Rogers, Ryan",
+        "Protection Against Reconstruction and Its Applications in Private Federated "
+        "Learning",
+        2018,
+        "1812.00984",
+    ),
+    "abadi2016deep": _Paper(
+        "Abadi, Mart{\\'i}n and Chu, Andy and Goodfellow, Ian and McMahan, H. Brendan "
+        "and Mironov, Ilya and Talwar, Kunal and Zhang, Li",
+        "Deep Learning with Differential Privacy",
+        2016,
+        "1607.00133",
+    ),
+    "doroshenko2022connect": _Paper(
+        "Doroshenko, Vadym and Ghazi, Badih and Kamath, Pritish and Kumar, Ravi and "
+        "Manurangsi, Pasin",
+        "Connect the Dots: Tighter Discrete Approximations of Privacy Loss "
+        "Distributions",
+        2022,
+        "2207.04380",
+    ),
+}
+ALGORITHMS = {
+    "fedavg": ["mcmahan2017communication"],
+    "fedsgd": ["mcmahan2017communication"],
+    "fedavgm": ["hsu2019measuring"],
+    "fedadagrad": ["reddi2021adaptive"],
+    "fedyogi": ["reddi2021adaptive"],
+    "fedadam": ["reddi2021adaptive"],
+    "fedprox": ["li2020federated"],
+    "scaffold": ["karimireddy2020scaffold"],
+    "fednova": ["wang2020tackling"],
+    "feddyn": ["acar2021federated"],
+    "mime": ["karimireddy2020mime"],
+    "mimelite": ["karimireddy2020mime"],
+    "fedexp": ["jhunjhunwala2023fedexp"],
+    "evaluation": [],
+}
+# by the name of a privacy object's class, or that of its noise or clip
+PRIVACY = {
+    "Central": ["mcmahan2018learning", "doroshenko2022connect"],
+    "CentralCorrelated": ["mcmahan2018learning", "doroshenko2022connect"],
+    "Hypothetical": ["mcmahan2018learning", "doroshenko2022connect"],
+    "Local": ["doroshenko2022connect"],
+    "ExampleLevel": ["abadi2016deep", "doroshenko2022connect"],
+    "Gaussian": ["canonne2020discrete"],
+    "Laplace": ["canonne2020discrete"],
+    "Skellam": ["agarwal2021skellam"],
+    "Tree": ["kairouz2021practical", "canonne2020discrete"],
+    "Banded": ["choquettechoo2023amplified", "canonne2020discrete"],
+    "BLT": ["dvijotham2024efficient", "canonne2020discrete"],
+    "PrivUnit": ["bhowmick2018protection"],
+    "Adaptive": ["andrew2021differentially"],
+}
+
+
+def cite(algorithm: FederatedAlgorithm, *, file: TextIO | None = None) -> None:
+    """Prints the BibTeX entries of what an algorithm is made of.
+
+    Of the method, its privacy object with clip and noise, and the accountant; what was
+    published without a name of its own, such as your own method, has none.
+
+    Args:
+        algorithm: any.
+        file: where to; standard output if None.
+
+    Raises:
+        TypeError: it is no algorithm.
+    """
+    check.instance(
+        FederatedAlgorithm,
+        "pass for example algorithms.fedavg(...)",
+        algorithm=algorithm,
+    )
+    print("\n\n".join(PAPERS[key].bibtex(key) for key in _keys(algorithm)), file=file)
+
+
+def _keys(algorithm: FederatedAlgorithm) -> list[str]:
+    privacy: Any = algorithm.aggregator
+    parts = [privacy, *(getattr(privacy, name, None) for name in ("noise", "clipping"))]
+    found = list(ALGORITHMS.get(algorithm.name, []))
+    if algorithm.name == "scaffold" and type(privacy).__name__ in PRIVACY:
+        found.append("noble2022differentially")
+    for part in parts:
+        found += PRIVACY.get(type(part).__name__, [])
+    return list(dict.fromkeys(found))
