@@ -105,8 +105,8 @@ def feddyn():
 @pytest.mark.parametrize("kind", ["auto", "stepped", "blocks", "streamed"])
 def test_what_clients_keep_goes_on_too(build, kind, data, tmp_path):
     """With a state on every client, whatever executes it, after kills and again."""
-    path, algorithm = ledger(tmp_path), build()
-    saved = jf.Checkpoint(directory=tmp_path / "saved", every=2)
+    path, algorithm, place = ledger(tmp_path), build(), tmp_path / "saved"
+    saved = jf.Checkpoint(directory=place, every=2, client_state=True)
     options = {"rounds": 6, "strategy": STRATEGIES[kind]}
     with pytest.raises(Killed):
         train(
