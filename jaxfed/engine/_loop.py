@@ -48,8 +48,16 @@ class Loop:
         remaining = iter(blocks)
         block = next(remaining)
         if block.is_last:
-            whole = self._programs["whole"]
-            return whole(state, block.packed, block.arrays, index, key, block.layout)
+            whole, rest = self._programs["whole"], state._replace(clients=())
+            return whole(
+                rest,
+                state.clients,
+                block.packed,
+                block.arrays,
+                index,
+                key,
+                block.layout,
+            )
         blocks = itertools.chain([block], remaining)
         clients, sums = self.add_up(state, blocks, index, key)
         return self.close(state, clients, sums, index, key)
@@ -100,15 +108,22 @@ def _compiled(
         return part(state, state.clients, None, packed, arrays, index, key, layout)
 
     def whole(
-        state: RoundState, packed: Any, arrays: Any, index: Any, key: Any, layout: Any
+        rest: RoundState,
+        clients: PyTree,
+        packed: Any,
+        arrays: Any,
+        index: Any,
+        key: Any,
+        layout: Any,
     ) -> tuple[RoundState, RoundReport]:
+        state = rest._replace(clients=clients)
         sums, clients = first(state, packed, arrays, index, key, layout)
         return _close.closed(algorithm, mesh, state, clients, sums, index, key=key)
 
     return {
         "first": jax.jit(first, static_argnums=5),
         "more": jax.jit(part, static_argnums=7, donate_argnums=(1, 2)),
-        "whole": _close.jit(mesh, whole, static_argnums=5),
+        "whole": _close.jit(mesh, whole, static_argnums=6, donate_argnums=(1,)),
     }
 
 
