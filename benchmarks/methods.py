@@ -93,6 +93,7 @@ def methods():
         "fedprox": algorithms.fedprox(prox, none),
         "fednova": algorithms.fednova(nova, none),
         "feddyn": algorithms.feddyn(dyn, none),
+        "qffl": algorithms.qffl(clients.fair(loss_fn, q=1.0, **RATE), none),
         "scaffold": scaffold(2),
         "scaffold_option_1": scaffold(1),
         "mimelite": mime(True),

@@ -97,6 +97,12 @@ PAPERS = {
         2023,
         "2301.09604",
     ),
+    "li2020fair": _Paper(
+        "Li, Tian and Sanjabi, Maziar and Beirami, Ahmad and Smith, Virginia",
+        "Fair Resource Allocation in Federated Learning",
+        2020,
+        "1905.10497",
+    ),
     "mcmahan2018learning": _Paper(
         "McMahan, H. Brendan and Ramage, Daniel and Talwar, Kunal and Zhang, Li",
         "Learning Differentially Private Recurrent Language Models",
@@ -182,6 +188,7 @@ ALGORITHMS = {
     "mime": ["karimireddy2020mime"],
     "mimelite": ["karimireddy2020mime"],
     "fedexp": ["jhunjhunwala2023fedexp"],
+    "qffl": ["li2020fair"],
     "evaluation": [],
 }
 # by the name of a privacy object's class, or that of its noise or clip

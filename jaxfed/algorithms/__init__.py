@@ -13,4 +13,5 @@ from jaxfed.algorithms._fedopt import fedyogi as fedyogi
 from jaxfed.algorithms._fedprox import fedprox as fedprox
 from jaxfed.algorithms._fedsgd import fedsgd as fedsgd
 from jaxfed.algorithms._mime import mime as mime
+from jaxfed.algorithms._qffl import qffl as qffl
 from jaxfed.algorithms._scaffold import scaffold as scaffold

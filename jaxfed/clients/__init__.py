@@ -1,6 +1,7 @@
 """Local work: what one client does between receiving a model and answering."""
 
 from jaxfed.clients._dyn import dyn as dyn
+from jaxfed.clients._fair import fair as fair
 from jaxfed.clients._flax import linen_loss as linen_loss
 from jaxfed.clients._flax import nnx_loss as nnx_loss
 from jaxfed.clients._flax import nnx_params as nnx_params

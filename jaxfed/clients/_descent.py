@@ -28,8 +28,8 @@ from jaxfed.typing import (
     Shared,
 )
 
-Gradient = Callable[[Params], PyTree]
-"""The gradient on the batch of one step, with its randomness, anywhere."""
+Look = Callable[[Params], tuple[jax.Array, PyTree]]
+"""The loss and its gradient on the batch of one step, with its randomness, anywhere."""
 
 
 class Carry(NamedTuple):
@@ -43,9 +43,9 @@ class Carry(NamedTuple):
 
 
 def _plain(
-    gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+    gradients: PyTree, look: Look, carry: Carry, batch: Batch
 ) -> tuple[PyTree, PyTree]:
-    del gradient_at, batch
+    del look, batch
     return gradients, carry.own
 
 
@@ -59,7 +59,7 @@ class Method(NamedTuple):
     begin: Callable[[Shared, PyTree], PyTree] = lambda shared, client_state: ()
     """`begin(shared, client_state) -> own`."""
     direct: Callable[..., tuple[PyTree, PyTree]] = _plain
-    """`direct(gradients, gradient_at, carry, batch) -> (gradients, own)`."""
+    """`direct(gradients, look, carry, batch) -> (gradients, own)`."""
     finish: Callable[[Shared, Carry], tuple[PyTree, PyTree]] = _change
     """`finish(shared, carry) -> (what is sent, what the client keeps)`."""
     optimizer_state: Callable[[Shared], PyTree] | None = None
@@ -117,10 +117,11 @@ def descent(
     def step(carry: Carry, batch: Batch, *, key: jax.Array) -> tuple[Carry, Metrics]:
         (loss, metrics), gradients = gradient(carry.params, batch, key)
 
-        def gradient_at(params: Params) -> PyTree:
-            return gradient(params, batch, jax.random.clone(key))[1]  # the same draws
+        def look(params: Params) -> tuple[jax.Array, PyTree]:
+            (value, _), there = gradient(params, batch, jax.random.clone(key))
+            return value, there  # from the same draws
 
-        directed, own = method.direct(gradients, gradient_at, carry, batch)
+        directed, own = method.direct(gradients, look, carry, batch)
         changes, optimizer_state = optimizer.update(
             directed,
             carry.optimizer_state,

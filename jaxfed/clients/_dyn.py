@@ -9,7 +9,7 @@ import optax
 
 from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, Params, PyTree, Shared
 
 
@@ -52,9 +52,9 @@ def dyn(
         return _Own(shared.params, client_state)
 
     def direct(
-        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, _Own]:
-        del gradient_at, batch
+        del look, batch
         own = carry.own
         pulled = tree.scale(tree.subtract(carry.params, own.server), weight)
         return tree.add(gradients, tree.subtract(pulled, own.gradient)), own

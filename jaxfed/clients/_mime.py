@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxfed import tree
-from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, Params, PyTree, Shared
 
 
@@ -69,9 +69,9 @@ def mime(
         return _Own(shared.params, shared.extra.control, zeros, rows)
 
     def direct(
-        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, _Own]:
-        own, before = carry.own, gradient_at(carry.own.server)
+        own, before = carry.own, look(carry.own.server)[1]
         rows = jnp.sum(batch.is_real).astype(jnp.float32)
         total = tree.add(own.total, tree.scale(before, rows))
         if not lite:

@@ -12,7 +12,7 @@ import optax
 
 from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, PyTree, Shared
 
 
@@ -64,9 +64,9 @@ def nova(
         return _Steps(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
     def direct(
-        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, _Steps]:
-        del gradient_at, batch
+        del look, batch
         last = carry.own.last * keep + 1.0
         return gradients, _Steps(last, carry.own.total + last)
 

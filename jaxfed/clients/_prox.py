@@ -10,7 +10,7 @@ import optax
 
 from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, PyTree, Shared
 
 
@@ -44,9 +44,9 @@ def prox(
         return shared.params
 
     def direct(
-        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, PyTree]:
-        del gradient_at, batch
+        del look, batch
         away: Any = tree.subtract(carry.params, carry.own)
         return tree.add(gradients, tree.scale(away, weight)), carry.own
 

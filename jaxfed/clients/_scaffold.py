@@ -11,7 +11,7 @@ import optax
 
 from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.clients._descent import Carry, Gradient, Method, descent
+from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, Params, PyTree, Shared
 
 
@@ -75,12 +75,12 @@ def scaffold(
         )
 
     def direct(
-        gradients: PyTree, gradient_at: Gradient, carry: Carry, batch: Batch
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, _Own]:
         del batch
         own, total = carry.own, ()
         if option == 1:
-            total = tree.add(own.total, gradient_at(own.server))
+            total = tree.add(own.total, look(own.server)[1])
         own = own._replace(total=total, steps=own.steps + 1)
         return tree.add(gradients, own.correction), own
 

@@ -82,6 +82,10 @@ METHODS = {
             clients.dyn(logistic_loss, optax.sgd(0.2), alpha=0.3, **BATCHES), p
         ),
     ),
+    "qffl": (
+        methods.QFFL,
+        lambda p: algorithms.qffl(clients.fair(logistic_loss, q=2.0, **RATE), p),
+    ),
     "mimelite": (
         methods.MimeLite,
         lambda p: algorithms.mime(mime(True), p, optimizer=MOMENTUM),
@@ -200,6 +204,46 @@ def test_methods_pull_clients_together_where_federated_averaging_drifts():
     assert error(algorithms.fedprox(near, none)) < drift / 2
 
 
+def test_q_trades_the_mean_for_the_worst_client():
+    """Nine clients alike and one that is not; q = 0 is federated averaging."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(10, 40, 3)).astype(np.float32)
+    effects = np.where(np.arange(10)[:, None] < 9, [1, 1, 0], [-1, 1, 1])
+    y = np.einsum("cnd,cd->cn", x, effects) + draw.normal(size=(10, 40)) > 0
+    data = jf.data.FederatedData.from_arrays(
+        {"x": x.reshape(400, 3), "y": y.reshape(400).astype(np.int32)},
+        client=np.repeat(np.arange(10), 40),
+    )
+    params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+    everybody = jf.privacy.none(
+        sampling=jf.sampling.Full(population=10), weighting="clients"
+    )
+
+    def losses(algorithm):
+        history = jf.simulate(
+            algorithm, data, params=params, rounds=60, seed=0, progress=False
+        )
+        w, b = (np.asarray(history.params[name]) for name in ("w", "b"))
+        scores = x @ w + b
+        return (np.logaddexp(0, scores) - y * scores).mean(axis=1)
+
+    options = {"batch_size": 20, "epochs": 2}
+    found = {
+        q: losses(
+            algorithms.qffl(
+                clients.fair(logistic_loss, q=q, learning_rate=0.1, **options),
+                everybody,
+            )
+        )
+        for q in (0.0, 1.0, 5.0)
+    }
+    plain = clients.sgd(logistic_loss, optax.sgd(0.1), **options)
+    averaged = losses(algorithms.fedavg(plain, everybody))
+    np.testing.assert_allclose(found[0.0], averaged, atol=1e-5)
+    assert found[0.0].max() > found[1.0].max() + 0.01 > found[5.0].max() + 0.02
+    assert found[0.0].mean() < found[5.0].mean()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -211,6 +255,12 @@ def test_methods_pull_clients_together_where_federated_averaging_drifts():
         (lambda n: algorithms.scaffold(sgd(), n), TypeError, "clients.scaffold"),
         (lambda n: algorithms.fednova(sgd(), n), TypeError, "clients.nova"),
         (lambda n: algorithms.feddyn(sgd(), n), TypeError, "clients.dyn"),
+        (lambda n: algorithms.qffl(sgd(), n), TypeError, "clients.fair"),
+        (
+            lambda n: clients.fair(logistic_loss, q=-1.0, **RATE),
+            ValueError,
+            "q must be >= 0",
+        ),
         (
             lambda n: algorithms.mime(sgd(), n, optimizer=MOMENTUM),
             TypeError,

@@ -195,6 +195,14 @@ ALGORITHMS = [
     Case("mimelite", lambda: mime(True), is_nightly=True),
     Case("fednova", fednova),
     Case(
+        "qffl",
+        lambda: jf.algorithms.qffl(
+            jf.clients.fair(logistic_loss, q=2.0, learning_rate=0.2, **BATCHES),
+            none("clients"),
+        ),
+        is_nightly=True,
+    ),
+    Case(
         "fedprox",
         lambda: jf.algorithms.fedprox(
             jf.clients.prox(logistic_loss, optax.sgd(0.2), mu=0.3, **BATCHES), none()

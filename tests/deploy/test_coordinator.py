@@ -264,6 +264,9 @@ METHODS = {
         jf.clients.mime(noisy, MOMENTUM, **BATCHES), p, optimizer=MOMENTUM
     ),
     "fedexp": lambda p: jf.algorithms.fedexp(RANDOM, p),
+    "qffl": lambda p: jf.algorithms.qffl(
+        jf.clients.fair(noisy, q=2.0, learning_rate=0.1, **BATCHES), p
+    ),
     "fedprox": lambda p: jf.algorithms.fedprox(
         jf.clients.prox(noisy, optax.sgd(0.1), mu=0.3, **BATCHES), p
     ),

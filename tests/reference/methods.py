@@ -208,6 +208,27 @@ class FedDyn(Method):
         self.x = self.x + mean["change"] - self.h / self.alpha
 
 
+class QFFL(Method):
+    """Li et al. 2020, algorithm 2, with q = 2."""
+
+    q = 2.0
+
+    def client(self, number, batches):
+        del number
+        x, lipschitz = self.x, 1 / self.rate
+        rows, labels = (np.concatenate(p) for p in zip(*batches, strict=True))
+        scores = rows @ x[:-1] + x[-1]
+        loss = np.mean(np.logaddexp(0, scores) - labels * scores)
+        delta_w = lipschitz * (x - self.steps(batches))
+        weight = self.q * loss ** (self.q - 1) * (delta_w @ delta_w)
+        weight += lipschitz * loss**self.q
+        return {"delta": loss**self.q * delta_w, "weight": weight}
+
+    def server(self, mean, share):
+        del share
+        self.x = self.x - mean["delta"] / mean["weight"]
+
+
 class MimeLite(Method):
     """Karimireddy et al. 2021, momentum 0.5 whose state is the server's."""
 

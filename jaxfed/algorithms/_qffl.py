@@ -1,0 +1,44 @@
+"""q-FFL: clients on whom the model is bad count for more.
+
+Li et al. 2020, arXiv:1905.10497, algorithm 2 (q-FedAvg). Gives no privacy by itself.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxfed import tree
+from jaxfed.algorithms import _server
+from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
+
+_LEAST = 1e-6  # of the mean weight, which noise may make any number
+
+
+def qffl(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
+    """Returns q-FFL.
+
+    Args:
+        local: `clients.fair(...)`.
+        privacy: as in `fedavg`; the paper weighs clients alike:
+            `privacy.none(..., weighting="clients")`. With noise, a round whose mean
+            weight comes out below a millionth moves nothing.
+
+    Raises:
+        TypeError: an argument is of another kind.
+    """
+    _server.check_parts(local, privacy, "fair")
+
+    def apply(params: Params, released: Released) -> Params:
+        weight = released.value["weight"].astype(jnp.float32)
+        factor = jnp.where(weight > _LEAST, 1 / jnp.maximum(weight, _LEAST), 0.0)
+        change = tree.cast_like(released.value["change"], params)
+        return tree.add(params, tree.scale(change, factor))
+
+    return FederatedAlgorithm(
+        init=lambda params: params,
+        broadcast=lambda params: Shared(params=params),
+        local=local,
+        aggregator=privacy,
+        apply=apply,
+        name="qffl",
+    )
