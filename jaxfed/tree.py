@@ -61,6 +61,11 @@ def astype(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
+def zeros_float32(tree: PyTree) -> PyTree:
+    """Returns float32 zeros with the shapes of `tree`: what small terms add up in."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
+
+
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Returns `tree` with the dtypes of `like`, leaf by leaf."""
     return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)

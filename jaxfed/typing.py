@@ -197,11 +197,15 @@ class Released:
     """A value that an aggregator let go: the only kind that may be divided or kept."""
 
     value: PyTree
+    num_clients: Any = None
+    """() float32: over how many clients it is the mean: the expected number, which is
+    public, wherever a guarantee holds; those that counted where there is none."""
 
-    def mean_over(self, count: float) -> "Released":
+    def mean_over(self, count: Any) -> "Released":
         """Divides by a public constant, such as the expected number of clients."""
         return Released(
-            value=jax.tree.map(lambda a: a / jnp.asarray(count, a.dtype), self.value)
+            value=jax.tree.map(lambda a: a / jnp.asarray(count, a.dtype), self.value),
+            num_clients=jnp.asarray(count, jnp.float32),
         )
 
 

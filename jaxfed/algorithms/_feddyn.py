@@ -5,6 +5,8 @@ Acar et al. 2021, arXiv:2111.04263, algorithm 1. Gives no privacy by itself.
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from jaxfed import tree
 from jaxfed.algorithms import _server
 from jaxfed.typing import (
@@ -40,19 +42,20 @@ def feddyn(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "dyn")
-    share = privacy.sampling.expected_clients / privacy.sampling.population
 
     def init(params: Params) -> FedDynState:
-        return FedDynState(params, tree.zeros_like(params))
+        drift = tree.astype(tree.zeros_like(params), jnp.float32)
+        return FedDynState(params, drift)
 
     def broadcast(state: FedDynState) -> Shared:
         return Shared(params=state.params)
 
     def apply(state: FedDynState, released: Released) -> FedDynState:
-        change = tree.cast_like(released.value, state.params)
+        share = _server.share(released, privacy.sampling)
+        change = tree.cast_like(released.value, state.drift)
         drift = tree.add(state.drift, tree.scale(change, share))
-        params = tree.add(tree.add(state.params, change), drift)
-        return FedDynState(params, drift)
+        moved = tree.cast_like(tree.add(change, drift), state.params)
+        return FedDynState(tree.add(state.params, moved), drift)
 
     return FederatedAlgorithm(
         init=init,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxfed import _check as check
+from jaxfed import tree
 from jaxfed.algorithms._fedavg import fedavg
 from jaxfed.typing import FederatedAlgorithm, LocalWork, PyTree
 
@@ -150,11 +151,8 @@ def _adaptive(
     check.setting(check.positive, "pass for example tau=1e-3", tau=tau)
 
     def init(params: PyTree) -> _Moments:
-        first = jax.tree.map(jnp.zeros_like, params)
-        second = jax.tree.map(
-            lambda a: jnp.broadcast_to(jnp.asarray(tau, a.dtype) ** 2, a.shape), params
-        )
-        return _Moments(first, second)
+        first = tree.zeros_float32(params)
+        return _Moments(first, jax.tree.map(lambda a: a + jnp.float32(tau) ** 2, first))
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None
@@ -168,11 +166,11 @@ def _adaptive(
         def scaled(m: jax.Array, v: jax.Array) -> jax.Array:
             return m / (jnp.sqrt(v) + jnp.asarray(tau, v.dtype))
 
-        first = jax.tree.map(averaged, state.first, updates)
-        second = jax.tree.map(
-            lambda v, g: second_moment(v, g * g), state.second, updates
-        )
-        return jax.tree.map(scaled, first, second), _Moments(first, second)
+        wide = tree.astype(updates, jnp.float32)
+        first = jax.tree.map(averaged, state.first, wide)
+        second = jax.tree.map(lambda v, g: second_moment(v, g * g), state.second, wide)
+        steps = tree.cast_like(jax.tree.map(scaled, first, second), updates)
+        return steps, _Moments(first, second)
 
     adaptive = optax.GradientTransformation(init, update)
     return optax.chain(adaptive, optax.scale_by_learning_rate(learning_rate))

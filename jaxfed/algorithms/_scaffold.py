@@ -8,6 +8,7 @@ privacy by itself.
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from jaxfed import tree
@@ -51,16 +52,16 @@ def scaffold(
     """
     _server.check_parts(local, privacy, "scaffold")
     optimizer = _server.checked_optimizer(server_optimizer)
-    sampling = privacy.sampling
-    share = sampling.expected_clients / sampling.population
 
     def init(params: Params) -> ScaffoldState:
-        return ScaffoldState(_server.begun(optimizer, params), tree.zeros_like(params))
+        control = tree.astype(tree.zeros_like(params), jnp.float32)
+        return ScaffoldState(_server.begun(optimizer, params), control)
 
     def broadcast(state: ScaffoldState) -> Shared:
         return Shared(params=state.server.params, extra=state.control)
 
     def apply(state: ScaffoldState, released: Released) -> ScaffoldState:
+        share = _server.share(released, privacy.sampling)
         moved = tree.cast_like(released.value["control"], state.control)
         control = tree.add(state.control, tree.scale(moved, share))
         server = _server.moved(optimizer, state.server, released.value["change"])

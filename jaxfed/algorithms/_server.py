@@ -2,11 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.typing import LocalWork, Params, PyTree
+from jaxfed.typing import LocalWork, Params, PyTree, Released
 
 _MADE_BY = {
     "change": "clients.sgd(...)",
@@ -59,6 +61,13 @@ def checked_optimizer(given: Any) -> optax.GradientTransformation:
             "pass for example optax.adam(0.01)."
         )
     return given
+
+
+def share(released: Released, sampling: Any) -> jax.Array:
+    """Returns what a mean over clients is of a sum over the whole population."""
+    count = released.num_clients
+    count = sampling.expected_clients if count is None else count
+    return jnp.asarray(count, jnp.float32) / sampling.population
 
 
 def begun(optimizer: optax.GradientTransformation, params: Params) -> Server:

@@ -5,6 +5,7 @@ Acar et al. 2021, arXiv:2111.04263, algorithm 1. Gives no privacy by itself.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from jaxfed import _check as check
@@ -57,11 +58,13 @@ def dyn(
         del look, batch
         own = carry.own
         pulled = tree.scale(tree.subtract(carry.params, own.server), weight)
-        return tree.add(gradients, tree.subtract(pulled, own.gradient)), own
+        kept = tree.cast_like(own.gradient, gradients)
+        return tree.add(gradients, tree.subtract(pulled, kept)), own
 
     def finish(shared: Shared, carry: Carry) -> tuple[PyTree, PyTree]:
         change = tree.subtract(carry.params, shared.params)
-        kept = tree.subtract(carry.own.gradient, tree.scale(change, weight))
+        wide = tree.astype(change, jnp.float32)
+        kept = tree.subtract(carry.own.gradient, tree.scale(wide, weight))
         return change, kept
 
     return descent(
@@ -72,6 +75,6 @@ def dyn(
         epochs=epochs,
         steps=steps,
         name=f"dyn(alpha={alpha}, ",
-        init_client=tree.zeros_like,
+        init_client=tree.zeros_float32,
         kind="dyn",
     )

@@ -49,12 +49,13 @@ def gradient(loss_fn: LossFunction, *, batch_size: int) -> LocalWork:
     def init(shared: Shared, client_state: PyTree) -> _Carry:
         del client_state
         zero = jnp.zeros((), jnp.int32)
-        return _Carry(shared.params, tree.zeros_like(shared.params), zero)
+        return _Carry(shared.params, tree.zeros_float32(shared.params), zero)
 
     def step(carry: _Carry, batch: Batch, *, key: jax.Array) -> tuple[_Carry, Metrics]:
         (loss, metrics), gradients = value_and_gradient(carry.params, batch, key)
         rows = jnp.sum(batch.is_real).astype(jnp.float32)
-        total = tree.add(carry.total, tree.scale(gradients, rows))
+        wide = tree.astype(gradients, jnp.float32)
+        total = tree.add(carry.total, tree.scale(wide, rows))
         return _Carry(carry.params, total, batch.num_examples), {
             "loss": loss,
             **metrics,

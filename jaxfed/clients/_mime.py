@@ -65,7 +65,7 @@ def mime(
 
     def begin(shared: Shared, client_state: PyTree) -> _Own:
         del client_state
-        zeros, rows = tree.zeros_like(shared.params), jnp.zeros((), jnp.float32)
+        zeros, rows = tree.zeros_float32(shared.params), jnp.zeros((), jnp.float32)
         return _Own(shared.params, shared.extra.control, zeros, rows)
 
     def direct(
@@ -73,7 +73,8 @@ def mime(
     ) -> tuple[PyTree, _Own]:
         own, before = carry.own, look(carry.own.server)[1]
         rows = jnp.sum(batch.is_real).astype(jnp.float32)
-        total = tree.add(own.total, tree.scale(before, rows))
+        wide = tree.astype(before, jnp.float32)
+        total = tree.add(own.total, tree.scale(wide, rows))
         if not lite:
             gradients = tree.add(tree.subtract(gradients, before), own.control)
         return gradients, own._replace(total=total, rows=own.rows + rows)

@@ -70,7 +70,7 @@ def scaffold(
             shared.params,
             control,
             tree.subtract(shared.extra, control),
-            tree.zeros_like(shared.params) if option == 1 else (),
+            tree.zeros_float32(shared.params) if option == 1 else (),
             jnp.zeros((), jnp.int32),
         )
 
@@ -80,9 +80,10 @@ def scaffold(
         del batch
         own, total = carry.own, ()
         if option == 1:
-            total = tree.add(own.total, look(own.server)[1])
+            there = tree.astype(look(own.server)[1], jnp.float32)
+            total = tree.add(own.total, there)
         own = own._replace(total=total, steps=own.steps + 1)
-        return tree.add(gradients, own.correction), own
+        return tree.add(gradients, tree.cast_like(own.correction, gradients)), own
 
     def finish(shared: Shared, carry: Carry) -> tuple[PyTree, PyTree]:
         own = carry.own
@@ -91,7 +92,8 @@ def scaffold(
         if option == 1:
             control: Any = tree.scale(own.total, 1 / count)
         else:  # c_i - c + (x - y) / (steps * learning rate)
-            amounted = tree.scale(change, -1 / (count * rate))
+            wide = tree.astype(change, jnp.float32)
+            amounted = tree.scale(wide, -1 / (count * rate))
             control = tree.subtract(amounted, own.correction)
         sent = {"change": change, "control": tree.subtract(control, own.control)}
         return sent, control
@@ -104,7 +106,7 @@ def scaffold(
         epochs=epochs,
         steps=steps,
         name=f"scaffold(learning_rate={learning_rate}, option={option}, ",
-        init_client=tree.zeros_like,
+        init_client=tree.zeros_float32,
         sends=lambda params: {"change": params, "control": params},
         kind="scaffold",
     )

@@ -208,7 +208,10 @@ def _server_of(algorithm: FederatedAlgorithm, params: Params) -> bytes:
 
     def after(params: Params) -> Any:
         sent = algorithm.local.sends(params)
-        released = Released(value=jax.tree.map(lambda a: a.astype(jnp.float32), sent))
+        released = Released(
+            value=jax.tree.map(lambda a: a.astype(jnp.float32), sent),
+            num_clients=jnp.float32(1),
+        )
         return algorithm.apply(algorithm.init(params), released)
 
     return _program.digest_of(after, jax.eval_shape(lambda: params))

@@ -4,7 +4,6 @@ Where vaults add the noise, each report is a release by itself, to the server fi
 Such a round is paid for before anybody is asked, whatever becomes of it.
 """
 
-import dataclasses
 import functools
 import hashlib
 import hmac
@@ -27,7 +26,7 @@ from jaxfed.engine._run import digest_of_sum
 from jaxfed.engine._simulate import noise_key
 from jaxfed.ledger import PaidRun
 from jaxfed.privacy._local import Local
-from jaxfed.typing import FederatedAlgorithm, Params
+from jaxfed.typing import FederatedAlgorithm, Params, Released
 
 
 class Releases:
@@ -190,7 +189,7 @@ def _closing(algorithm: FederatedAlgorithm, goal: int | None) -> Any:
 
         def applied(server: Any, released: Any) -> Any:
             value = jax.tree.map(lambda a: a * jnp.float32(factor), released.value)
-            return apply(server, dataclasses.replace(released, value=value))
+            return apply(server, Released(value=value, num_clients=jnp.float32(goal)))
 
         algorithm = algorithm._replace(apply=applied)
 

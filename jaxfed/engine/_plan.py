@@ -57,7 +57,8 @@ def program_of(
         carry, metrics = local.step(local.init(shared, kept), batch, key=key)
         result = local.finish(shared, carry)
         released = Released(
-            value=jax.tree.map(lambda a: a.astype(jnp.float32), result.update)
+            value=jax.tree.map(lambda a: a.astype(jnp.float32), result.update),
+            num_clients=jnp.float32(1),
         )
         return algorithm.apply(state, released), metrics, result.client_state
 

@@ -70,11 +70,10 @@ def swept(
         return Shared(params=sent.params, extra=Swept(state.settings, sent.extra))
 
     def apply(state: Swept, released: Released) -> Swept:
-        def one(arguments: Any, inner: PyTree, value: PyTree) -> PyTree:
-            return build(**arguments).apply(inner, Released(value=value))
+        def one(arguments: Any, inner: PyTree, released: Released) -> PyTree:
+            return build(**arguments).apply(inner, released)
 
-        arguments = state.settings.arguments
-        inner = jax.vmap(one)(arguments, state.inner, released.value)
+        inner = jax.vmap(one)(state.settings.arguments, state.inner, released)
         return Swept(state.settings, inner)
 
     return FederatedAlgorithm(
@@ -164,13 +163,14 @@ class _Aggregator:
         def one(mechanism: Privacy, norm: Any, own: Any) -> Any:
             inner, summed = own
             new, released = mechanism.release(inner, summed, key=key)
-            return new, tree.scale(released.value, norm)
+            value = tree.scale(released.value, norm)
+            return new, dataclasses.replace(released, value=value)
 
         own = list(zip(state.inner, total, strict=True))
         parts = self._each(one, state.settings.clip_norm, own=own)
-        inner, values = zip(*parts, strict=True)
-        value = jax.tree.map(_interleaved, *values)
-        return Swept(state.settings, tuple(inner)), Released(value=value)
+        inner, released = zip(*parts, strict=True)
+        found = jax.tree.map(_interleaved, *released)
+        return Swept(state.settings, tuple(inner)), found
 
     def _each(self, function: Any, *stacked: PyTree, own: Any = None) -> list[Any]:
         """Maps over each mechanism's settings; `own` is one tree a mechanism."""

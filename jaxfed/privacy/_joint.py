@@ -194,7 +194,10 @@ def release(
         for index, (group, part, norm) in enumerate(_with_norms(layout, state))
     ]
     mean = _assembled(layout, means, total.update)
-    released = Released(value=layout.clipping.unscale(state, mean))
+    released = Released(
+        value=layout.clipping.unscale(state, mean),
+        num_clients=jnp.asarray(divisor, jnp.float32),
+    )
     if layout.count is None:
         return layout.clipping.observe(state, released.value), released
     half = jnp.float32(0.5 / layout.count.lattice.levels)

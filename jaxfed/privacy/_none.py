@@ -50,7 +50,7 @@ class NoPrivacy(Privacy):
         return ()
 
     def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
-        """Returns weight times update, and the weight; zeros where not finite."""
+        """Returns weight times update, weight, and one; zeros where not finite."""
         return self.encode_counted(state, result, key=key)[0]
 
     def encode_counted(
@@ -60,7 +60,11 @@ class NoPrivacy(Privacy):
         del state, key
         weight = result.weight if self.weighting == "examples" else jnp.float32(1)
         update = tree.astype(result.update, jnp.float32)
-        weighted = {"update": tree.scale(update, weight), "weight": weight}
+        weighted = {
+            "update": tree.scale(update, weight),
+            "weight": weight,
+            "count": jnp.float32(1),
+        }
         ok = tree.is_finite(weighted)
         return tree.where(ok, weighted, tree.zeros_like(weighted)), ok
 
@@ -71,7 +75,8 @@ class NoPrivacy(Privacy):
         del key
         weight = total["weight"]
         safe = jnp.where(weight > 0, weight, 1.0)
-        return state, Released(value=tree.scale(total["update"], 1.0 / safe))
+        value = tree.scale(total["update"], 1.0 / safe)
+        return state, Released(value=value, num_clients=total["count"])
 
     def event(self, rounds: int) -> "DpEvent":
         """Returns the event that no accountant gives a finite epsilon."""

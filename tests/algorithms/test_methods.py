@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,8 +10,16 @@ import pytest
 
 import jaxfed as jf
 from jaxfed import algorithms, clients
+from jaxfed.engine import _round
+from jaxfed.engine._planner import Planner
 from tests.engine.test_simulate import plans
-from tests.problems import flat, logistic_loss, logistic_params, ragged_data
+from tests.problems import (
+    cohort_of,
+    flat,
+    logistic_loss,
+    logistic_params,
+    ragged_data,
+)
 from tests.reference import fedavg as twin
 from tests.reference import methods
 
@@ -129,6 +138,81 @@ def test_a_method_equals_its_slow_twin(name):
     plain = slow(methods.FedProx, algorithm.local.batching, rounds=6, seed=3)
     if name != "fedprox":
         assert np.abs(wanted - plain).max() > 1e-4  # and not as another one does
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_the_server_knows_the_mean_of_what_clients_keep(name):
+    """Whoever comes, and however many: also where cohorts have other sizes."""
+    _, build = METHODS[name]
+    sampling = jf.sampling.Poisson(population=DATA.num_clients, rate=0.4)
+    algorithm = build(jf.privacy.none(sampling=sampling, weighting="clients"))
+    planner = Planner(DATA, algorithm.local.batching, max_clients=6, lanes=2)
+    arrays = {n: jnp.asarray(a) for n, a in DATA.arrays.items()}
+    state = _round.init_state(algorithm, PARAMS, DATA.num_clients)
+    for index, clients_ in enumerate([[0, 3], [1], [], [0, 1, 2, 3, 4, 5], [2, 4]]):
+        cohort = cohort_of(planner, clients_, key=jf.keys.simulated(index))
+        state, _ = _round.run_round(
+            algorithm, state, cohort, arrays, np.int32(index), key=jf.keys.simulated(9)
+        )
+    mean = jax.tree.map(lambda a: a.mean(axis=0), state.clients)
+    if name == "scaffold":
+        known = state.server.control
+    else:  # g becomes g - alpha * change, and the drift adds up changes over all
+        known = jax.tree.map(lambda a: -0.3 * a, state.server.drift)
+    for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(known), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        assert np.abs(one).max() > 1e-3
+
+
+ONE_ROW = {"batch_size": 1, "epochs": 1}
+TINY = optax.sgd(2.0**-10)
+
+
+def ones(params, batch, key):
+    """A loss whose gradient is 1 for every row."""
+    del key
+    return jnp.mean(batch["x"].astype(jnp.bfloat16) * params["w"]), {}
+
+
+SUMS = {
+    "fedsgd": lambda none: algorithms.fedsgd(
+        clients.gradient(ones, batch_size=1), none, server_optimizer=optax.sgd(1.0)
+    ),
+    "scaffold": lambda none: algorithms.scaffold(
+        clients.scaffold(ones, option=1, learning_rate=2.0**-10, **ONE_ROW), none
+    ),
+    "mimelite": lambda none: algorithms.mime(
+        clients.mime(ones, TINY, **ONE_ROW), none, optimizer=TINY
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "wanted"),
+    [("fedsgd", None, -1), ("scaffold", "control", 1), ("mimelite", "gradient", 1)],
+)
+def test_many_small_terms_add_up_in_bfloat16(name, part, wanted):
+    """A thousand batches; in the parameters' own eight bits they come to .17."""
+    rows = {"x": np.ones(1000, np.float32)}
+    data = jf.data.FederatedData.from_arrays(rows, client=np.zeros(1000, int))
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=1), weighting="clients")
+    algorithm, sent = SUMS[name](none), []
+
+    def noting(state, released):
+        jax.debug.callback(sent.append, released.value)
+        return algorithm.apply(state, released)
+
+    history = jf.simulate(
+        algorithm._replace(apply=noting),
+        data,
+        params={"w": jnp.zeros((), jnp.bfloat16)},
+        rounds=1,
+        seed=0,
+        progress=False,
+    )
+    assert history.params["w"].dtype == jnp.bfloat16
+    value = sent[-1] if part is None else sent[-1][part]
+    assert float(value["w"]) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_without_their_term_methods_are_federated_averaging():
