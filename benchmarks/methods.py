@@ -79,7 +79,7 @@ def methods():
 
     def mime(lite):
         local = clients.mime(loss_fn, momentum, lite=lite, **BATCHES)
-        return algorithms.mime(local, none, optimizer=momentum)
+        return algorithms.mime(local, none)
 
     prox = clients.prox(loss_fn, optax.sgd(0.1), mu=0.1, **BATCHES)
     dyn = clients.dyn(loss_fn, optax.sgd(0.1), alpha=0.1, **BATCHES)

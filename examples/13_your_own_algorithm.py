@@ -36,9 +36,10 @@ def fair_averaging(loss_fn, privacy, *, power, rate, batch_size, epochs):
 
     def step(carry, batch, *, key):
         params, server, losses, rows = carry
+        real = tree.where_rows(batch.is_real, batch.rows, tree.zeros_like(batch.rows))
 
         def mean(params):  # over the rows that are real: others are padding
-            each = jax.vmap(lambda row: loss_fn(params, row, key))(batch.rows)
+            each = jax.vmap(lambda row: loss_fn(params, row, key))(real)
             return jnp.sum(jnp.where(batch.is_real, each, 0.0)) / count
 
         count = jnp.sum(batch.is_real).astype(jnp.float32)
@@ -59,7 +60,7 @@ def fair_averaging(loss_fn, privacy, *, power, rate, batch_size, epochs):
         finish=finish,
         batching=Batching(batch_size=batch_size, epochs=epochs),
         sends=lambda params: {"change": params, "weight": jnp.zeros(())},
-        kind="fair",
+        kind="fair averaging",
         name="fair",
     )
 

@@ -234,6 +234,8 @@ def _keys(algorithm: FederatedAlgorithm) -> list[str]:
     privacy: Any = algorithm.aggregator
     parts = [privacy, *(getattr(privacy, name, None) for name in ("noise", "clipping"))]
     found = list(ALGORITHMS.get(algorithm.name, []))
+    if algorithm.local.name.startswith("prox("):
+        found += ALGORITHMS["fedprox"]
     if algorithm.name == "scaffold" and type(privacy).__name__ in PRIVACY:
         found.append("noble2022differentially")
     for part in parts:

@@ -95,6 +95,8 @@ class LocalWork(NamedTuple):
     kind: str = "change"
     """What `update` means: the change of the parameters, or what one method makes of
     it; that method's server asks for it by this word."""
+    server_optimizer: Any = None
+    """The optimizer whose state is the server's in every step, if there is one."""
     mechanism: Any = None
     """The privacy object whose noise is inside the steps, if there is one."""
     name: str = "local work"

@@ -42,7 +42,7 @@ def fedavg(privacy):
 
 
 def test_what_was_used_is_cited():
-    none = jf.privacy.none(sampling=jf.sampling.Full(population=4))
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=4), weighting="clients")
     assert cited(fedavg(none)) == ["mcmahan2017communication"]
     assert cited(scaffold(none)) == ["karimireddy2020scaffold"]
     private = cited(scaffold(central()))

@@ -34,14 +34,16 @@ def feddyn(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
 
     Args:
         local: `clients.dyn(...)`.
-        privacy: as in `fedavg`; the paper weighs clients alike:
+        privacy: as in `fedavg`, but clients weigh alike:
             `privacy.none(..., weighting="clients")`. With noise, all that was added in
             earlier rounds stays in the drift.
 
     Raises:
         TypeError: an argument is of another kind.
+        ValueError: clients do not weigh alike.
     """
     _server.check_parts(local, privacy, "dyn")
+    _server.check_alike(privacy)
 
     def init(params: Params) -> FedDynState:
         drift = tree.astype(tree.zeros_like(params), jnp.float32)

@@ -6,6 +6,7 @@ the mean number of steps. Gives no privacy by itself.
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from jaxfed import tree
@@ -24,7 +25,9 @@ def fednova(
 
     Args:
         local: `clients.nova(...)`.
-        privacy: as in `fedavg`; the paper weighs clients by their examples.
+        privacy: as in `fedavg`; the paper weighs clients by their examples. With a
+            guarantee both means are over the expected number of clients, so that a
+            round's change goes with the square of how many came.
         server_optimizer: moves the parameters, as in `fedavg`.
 
     Raises:
@@ -40,7 +43,7 @@ def fednova(
         return Shared(params=state.params)
 
     def apply(state: Server, released: Released) -> Server:
-        steps = released.value["steps"]
+        steps = jnp.maximum(released.value["steps"], 0)  # noise may make it less
         change = tree.scale(released.value["change"], steps)
         return _server.moved(optimizer, state, change)
 

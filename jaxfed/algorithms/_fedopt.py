@@ -41,6 +41,7 @@ def fedavgm(
         TypeError: an argument is of another kind.
     """
     _check_share(momentum=momentum)
+    _check_rate(learning_rate)
     optimizer = optax.sgd(learning_rate, momentum=momentum)
     return fedavg(local, privacy, server_optimizer=optimizer)._replace(name="fedavgm")
 
@@ -148,6 +149,7 @@ def _adaptive(
 ) -> optax.GradientTransformation:
     """Returns lines 10 to 14 of algorithm 2 as an optax optimizer."""
     _check_share(b1=b1)
+    _check_rate(learning_rate)
     check.setting(check.positive, "pass for example tau=1e-3", tau=tau)
 
     def init(params: PyTree) -> _Moments:
@@ -174,6 +176,12 @@ def _adaptive(
 
     adaptive = optax.GradientTransformation(init, update)
     return optax.chain(adaptive, optax.scale_by_learning_rate(learning_rate))
+
+
+def _check_rate(learning_rate: Any) -> None:
+    if not callable(learning_rate):  # a schedule is
+        remedy = "pass for example 0.1, or an optax schedule"
+        check.setting(check.positive, remedy, learning_rate=learning_rate)
 
 
 def _check_share(**named: Any) -> None:

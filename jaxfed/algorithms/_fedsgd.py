@@ -30,6 +30,11 @@ def fedsgd(
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "gradient")
+    if server_optimizer is None:
+        raise TypeError(
+            "server_optimizer must be an optax optimizer, got None; gradients need a "
+            "rate: pass for example optax.sgd(0.1)."
+        )
     plain = local._replace(kind="change")  # minus a gradient is one, of rate 1
     found = fedavg(plain, privacy, server_optimizer=server_optimizer)
     return found._replace(local=local, name="fedsgd")

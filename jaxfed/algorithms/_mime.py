@@ -5,8 +5,6 @@ Karimireddy et al. 2021, arXiv:2008.03606, algorithm 1. Gives no privacy by itse
 
 from typing import Any, NamedTuple
 
-import optax
-
 from jaxfed import tree
 from jaxfed.algorithms import _server
 from jaxfed.clients._mime import MimeShared
@@ -29,26 +27,19 @@ class MimeState(NamedTuple):
     """The mean gradient of the last round; () for MimeLite."""
 
 
-def mime(
-    local: LocalWork, privacy: Any, *, optimizer: optax.GradientTransformation
-) -> FederatedAlgorithm:
+def mime(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
     """Returns Mime, or MimeLite if that is what `local` does.
 
     Args:
-        local: `clients.mime(..., optimizer, ...)`.
+        local: `clients.mime(...)`; the state of its optimizer is the server's.
         privacy: as in `fedavg`; the paper weighs clients alike:
             `privacy.none(..., weighting="clients")`.
-        optimizer: the very one that `local` has: its state is the server's.
 
     Raises:
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "mimelite", "mime")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"optimizer must be an optax optimizer, got {optimizer!r}; pass the one "
-            "that clients.mime has."
-        )
+    optimizer = local.server_optimizer
     is_lite = local.kind == "mimelite"
 
     def init(params: Params) -> MimeState:
@@ -64,7 +55,9 @@ def mime(
         mean = tree.cast_like(released.value["gradient"], state.params)
         _, optimizer_state = optimizer.update(mean, state.optimizer_state, state.params)
         params = tree.add(state.params, change)
-        return MimeState(params, optimizer_state, () if is_lite else mean)
+        new = MimeState(params, optimizer_state, () if is_lite else mean)
+        somebody = _server.share(released, privacy.sampling) > 0
+        return tree.where(somebody, new, state)  # nobody's gradient is none
 
     return FederatedAlgorithm(
         init=init,

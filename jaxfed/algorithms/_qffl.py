@@ -11,7 +11,8 @@ from jaxfed import tree
 from jaxfed.algorithms import _server
 from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
 
-_LEAST = 1e-6  # of the mean weight, which noise may make any number
+_LEAST = 1e-6  # of a noised mean weight, which may be any number
+_NEXT_TO_NOTHING = 1e-30  # of one without noise
 
 
 def qffl(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
@@ -21,16 +22,19 @@ def qffl(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
         local: `clients.fair(...)`.
         privacy: as in `fedavg`; the paper weighs clients alike:
             `privacy.none(..., weighting="clients")`. With noise, a round whose mean
-            weight comes out below a millionth moves nothing.
+            weight comes out below a millionth moves nothing: let `unit` of
+            `clients.fair` bring weights near 1.
 
     Raises:
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "fair")
+    is_noised = getattr(privacy, "noise", None) is not None
+    least = _LEAST if is_noised else _NEXT_TO_NOTHING
 
     def apply(params: Params, released: Released) -> Params:
         weight = released.value["weight"].astype(jnp.float32)
-        factor = jnp.where(weight > _LEAST, 1 / jnp.maximum(weight, _LEAST), 0.0)
+        factor = jnp.where(weight > least, 1 / jnp.maximum(weight, least), 0.0)
         change = tree.cast_like(released.value["change"], params)
         return tree.add(params, tree.scale(change, factor))
 

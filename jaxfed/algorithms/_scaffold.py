@@ -42,15 +42,18 @@ def scaffold(
 
     Args:
         local: `clients.scaffold(...)`.
-        privacy: as in `fedavg`; the paper weighs clients alike:
-            `privacy.none(..., weighting="clients")`.
+        privacy: as in `fedavg`, but clients weigh alike:
+            `privacy.none(..., weighting="clients")`. With a clip, give `local` its
+            `control_norm`; noise adds up in the server's variate.
         server_optimizer: moves the parameters, as in `fedavg`; the paper's is
             `optax.sgd(rate)`.
 
     Raises:
         TypeError: an argument is of another kind.
+        ValueError: clients do not weigh alike.
     """
     _server.check_parts(local, privacy, "scaffold")
+    _server.check_alike(privacy)
     optimizer = _server.checked_optimizer(server_optimizer)
 
     def init(params: Params) -> ScaffoldState:

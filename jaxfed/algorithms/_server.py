@@ -47,6 +47,20 @@ def check_parts(local: Any, privacy: Any, *kinds: str) -> None:
             )
 
 
+def check_alike(privacy: Any) -> None:
+    """Checks that clients weigh alike, where the server keeps a sum over all of them.
+
+    Raises:
+        ValueError: they do not.
+    """
+    weighting = getattr(privacy, "weighting", "clients")
+    if weighting != "clients":
+        raise ValueError(
+            f"privacy must weigh clients alike, got weighting={weighting!r}: the "
+            'server keeps the mean of what clients keep; pass weighting="clients".'
+        )
+
+
 def checked_optimizer(given: Any) -> optax.GradientTransformation:
     """Returns the server's optimizer; without one, changes are added as they are.
 

@@ -32,14 +32,16 @@ def fair(
     batch_size: int,
     epochs: int | None = None,
     steps: int | None = None,
+    unit: float = 1.0,
 ) -> LocalWork:
     """Returns local SGD that is weighted by a power of the client's own loss.
 
     With `L = 1 / learning_rate` and `F` the client's loss at the server's parameters,
     what is sent is a dictionary: `change`, `F**q * L` times the change of the
-    parameters, and `weight`, `q * F**(q - 1) * ||L * change||**2 + L * F**q`. With
-    privacy both are clipped together; `clipping.PerLayer(norms={"change": ...,
-    "weight": ...})` gives each its own norm. The loss must not be negative.
+    parameters, and `weight`, `q * F**(q - 1) * ||L * change||**2 + L * F**q`; both over
+    `unit**q`, which changes nothing but their size. With privacy both are clipped
+    together, and `clipping.PerLayer(norms={"change": ..., "weight": ...})` gives each
+    its own norm. The loss must not be negative.
 
     Args:
         loss_fn: as in `clients.sgd`.
@@ -49,6 +51,8 @@ def fair(
         batch_size: examples per step.
         epochs: passes over the client's shuffled examples.
         steps: or this many batches.
+        unit: a loss that clients have, > 0: for a large q, so that its powers are
+            neither too large nor too small for float32 or a clip.
 
     Raises:
         ValueError: a number is out of range.
@@ -57,6 +61,7 @@ def fair(
     remedy = "pass for example learning_rate=0.1"
     rate = check.setting(check.positive, remedy, learning_rate=learning_rate)
     power = check.setting(check.non_negative, "pass for example q=1.0", q=q)
+    check.setting(check.positive, "pass a loss that clients have", unit=unit)
 
     def begin(shared: Shared, client_state: PyTree) -> _Own:
         del client_state
@@ -75,9 +80,9 @@ def fair(
         loss = jnp.maximum(own.total / jnp.maximum(own.rows, 1.0), _LEAST)
         change = tree.subtract(carry.params, shared.params)
         change = tree.scale(change, 1 / rate)
-        weight = loss**power / rate
-        weight = weight + power * loss ** (power - 1.0) * tree.sum_of_squares(change)
-        return {"change": tree.scale(change, loss**power), "weight": weight}, ()
+        factor = (loss / unit) ** power
+        weight = factor * (1 / rate + power / loss * tree.sum_of_squares(change))
+        return {"change": tree.scale(change, factor), "weight": weight}, ()
 
     return descent(
         loss_fn,

@@ -56,7 +56,7 @@ def mime(
             the same batch at the server's parameters and the mean of all clients. The
             paper has them send that mean in an exchange of its own before the round;
             here it is that of the round before, and costs nothing. So the first round
-            learns the mean, and moves nothing.
+            learns the mean, and moves nothing but what a weight decay does.
 
     Raises:
         ValueError: a number is out of range.
@@ -100,4 +100,5 @@ def mime(
         name=f"mime({'lite, ' if lite else ''}",
         sends=lambda params: {"change": params, "gradient": params},
         kind="mimelite" if lite else "mime",
+        server_optimizer=optimizer,
     )

@@ -14,6 +14,8 @@ from jaxfed import tree
 from jaxfed.clients._descent import Carry, Look, Method, descent
 from jaxfed.typing import Batch, LocalWork, LossFunction, Params, PyTree, Shared
 
+_WITHIN = 1 - 2.0**-9  # of a clip norm, so that the clip leaves it as it is
+
 
 class _Own(NamedTuple):
     server: Params
@@ -35,6 +37,7 @@ def scaffold(
     epochs: int | None = None,
     steps: int | None = None,
     option: int = 2,
+    control_norm: float | None = None,
 ) -> LocalWork:
     """Returns local SGD that is corrected by how this client differs from the others.
 
@@ -52,6 +55,10 @@ def scaffold(
         option: 1, the variate is the gradient at the server's parameters, over the
             batches of the round, which takes twice the gradients; 2, it is what the
             steps amounted to, which is free.
+        control_norm: with privacy, the clip norm of the part `control`: a variate
+            changes by no more in a round, and the rest follows in later ones. Without
+            it, what a clip cuts off is lost to the server and not to the client, and
+            their means part for good.
 
     Raises:
         ValueError: a number is out of range.
@@ -59,10 +66,11 @@ def scaffold(
     """
     remedy = "pass for example learning_rate=0.1"
     rate = check.setting(check.positive, remedy, learning_rate=learning_rate)
-    if option not in (1, 2):
-        raise ValueError(
-            f"option must be 1 or 2, got {option!r}; 2 is the cheaper one."
-        )
+    if type(option) is not int or option not in (1, 2):
+        raise ValueError(f"option must be 1 or 2, got {option!r}; 2 is cheaper.")
+    if control_norm is not None:
+        remedy = "pass the norm that the clip has for control"
+        check.setting(check.positive, remedy, control_norm=control_norm)
 
     def begin(shared: Shared, client_state: PyTree) -> _Own:
         control = client_state
@@ -95,8 +103,13 @@ def scaffold(
             wide = tree.astype(change, jnp.float32)
             amounted = tree.scale(wide, -1 / (count * rate))
             control = tree.subtract(amounted, own.correction)
-        sent = {"change": change, "control": tree.subtract(control, own.control)}
-        return sent, control
+        moved = tree.subtract(control, own.control)
+        if control_norm is None:
+            return {"change": change, "control": moved}, control
+        length = jnp.sqrt(tree.sum_of_squares(moved))
+        limit = control_norm * _WITHIN
+        moved = tree.scale(moved, limit / jnp.maximum(length, limit))
+        return {"change": change, "control": moved}, tree.add(own.control, moved)
 
     return descent(
         loss_fn,

@@ -27,7 +27,7 @@ from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
 from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Privacy
-from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
+from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
 
 
 def simulate(
@@ -163,12 +163,38 @@ def validate_run(
             f"{data.num_clients}; set population=data.num_clients."
         )
     algorithm.local.validate(params, _example_rows(arrays))
+    _check_sends(algorithm, params)
     privacy.validate(
         params=algorithm.local.sends(params),
         rounds=rounds,
         local=algorithm.local,
         client_sizes=data.client_sizes,
     )
+
+
+def _check_sends(algorithm: FederatedAlgorithm, params: Params) -> None:
+    """Checks that local work sends what it says it does.
+
+    Raises:
+        ValueError: it sends something else.
+    """
+    local = algorithm.local
+
+    def finished(params: Params) -> PyTree:
+        shared = algorithm.broadcast(algorithm.init(params))
+        return local.finish(shared, local.init(shared, local.init_client(params)))
+
+    found = jax.eval_shape(finished, params).update
+    wanted = jax.eval_shape(local.sends, params)
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, wanted):
+        raise ValueError(
+            f"{local!r} must send what `sends` says, {_shapes(wanted)}, got "
+            f"{_shapes(found)}; pass LocalWork(..., sends=lambda params: ...)."
+        )
+
+
+def _shapes(values: PyTree) -> str:
+    return str(jax.tree.map(jnp.shape, values))[:300]
 
 
 def _private_facts(report: RoundReport, index: int) -> dict[str, float]:

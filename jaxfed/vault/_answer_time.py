@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jaxfed.vault._errors import Refused
 
-_LEAST = 1.0  # seconds
+_LEAST, _MOST = 1.0, 1e7  # seconds
 
 
 class AnswerTime:
@@ -32,7 +32,10 @@ class AnswerTime:
         self._path = folder / "answer-seconds"
         self._seconds = _LEAST
         try:
-            self._seconds = float(self._path.read_text("ascii"))
+            kept = float(self._path.read_text("ascii"))
+            if not _LEAST <= kept < _MOST:
+                raise ValueError(f"{kept} is no such number")
+            self._seconds = kept
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:

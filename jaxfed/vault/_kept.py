@@ -57,6 +57,19 @@ class Kept:
             return
         self._write("kept", task, _wire.encode(dict(zip(_types(plan), values)), {}))
 
+    def drop(self, task: Task) -> None:
+        """Forgets the state after a round whose report did not count.
+
+        Raises:
+            Refused: it could not be removed.
+        """
+        try:
+            self._place("kept", task).unlink(missing_ok=True)
+        except OSError as error:
+            raise Refused(
+                f"{self._place('kept', task)} could not be removed: {error.strerror}."
+            ) from None
+
     def report(self, task: Task, plan: Plan) -> list[np.ndarray] | None:
         """Returns what was already computed to be sent in a round, if it was.
 

@@ -35,6 +35,7 @@ from jaxfed.vault._training import Trained
 
 LOG = logging.getLogger("jaxfed.vault")
 _MOST_SEALED = 1 << 24
+_NOT_COUNTED = ("stale", "ended")
 Read = Callable[[tuple[Named, ...]], Mapping[str, Array]]
 
 
@@ -138,6 +139,8 @@ class Vault:
         if plan.rules.is_local:
             self._answer_time.wait(began)
         state = transport.report(report)
+        if state in _NOT_COUNTED and not plan.rules.is_local:
+            self._kept.drop(task)  # what the server does not have, either
         LOG.info("round %d: %s, %d bytes", task.round + 1, state, len(report))
         return Outcome(state, task.round)
 

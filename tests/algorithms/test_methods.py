@@ -97,11 +97,11 @@ METHODS = {
     ),
     "mimelite": (
         methods.MimeLite,
-        lambda p: algorithms.mime(mime(True), p, optimizer=MOMENTUM),
+        lambda p: algorithms.mime(mime(True), p),
     ),
     "mime": (
         methods.Mime,
-        lambda p: algorithms.mime(mime(False), p, optimizer=MOMENTUM),
+        lambda p: algorithms.mime(mime(False), p),
     ),
 }
 
@@ -181,9 +181,7 @@ SUMS = {
     "scaffold": lambda none: algorithms.scaffold(
         clients.scaffold(ones, option=1, learning_rate=2.0**-10, **ONE_ROW), none
     ),
-    "mimelite": lambda none: algorithms.mime(
-        clients.mime(ones, TINY, **ONE_ROW), none, optimizer=TINY
-    ),
+    "mimelite": lambda none: algorithms.mime(clients.mime(ones, TINY, **ONE_ROW), none),
 }
 
 
@@ -237,7 +235,7 @@ def test_without_their_term_methods_are_federated_averaging():
         atol=1e-6,
     )
     alone = DATA.select(["client-3"])
-    only = jf.privacy.none(sampling=jf.sampling.Full(population=1))
+    only = jf.privacy.none(sampling=jf.sampling.Full(population=1), weighting="clients")
     np.testing.assert_allclose(
         after(algorithms.scaffold(scaffold(2), only), alone),
         after(algorithms.fedavg(sgd(), only), alone),
@@ -339,6 +337,11 @@ def test_q_trades_the_mean_for_the_worst_client():
         (lambda n: algorithms.scaffold(sgd(), n), TypeError, "clients.scaffold"),
         (lambda n: algorithms.fednova(sgd(), n), TypeError, "clients.nova"),
         (lambda n: algorithms.feddyn(sgd(), n), TypeError, "clients.dyn"),
+        (
+            lambda n: algorithms.scaffold(scaffold(2), n),
+            ValueError,
+            'weighting="clients"',
+        ),
         (lambda n: algorithms.qffl(sgd(), n), TypeError, "clients.fair"),
         (
             lambda n: clients.fair(logistic_loss, q=-1.0, **RATE),
@@ -346,14 +349,37 @@ def test_q_trades_the_mean_for_the_worst_client():
             "q must be >= 0",
         ),
         (
-            lambda n: algorithms.mime(sgd(), n, optimizer=MOMENTUM),
+            lambda n: algorithms.mime(sgd(), n),
             TypeError,
             "clients.mime",
         ),
         (
-            lambda n: algorithms.mime(mime(True), n, optimizer=3),
+            lambda n: algorithms.fedsgd(
+                clients.gradient(logistic_loss, batch_size=3), n, server_optimizer=None
+            ),
             TypeError,
-            "optimizer must be an optax optimizer",
+            "gradients need a rate",
+        ),
+        (
+            lambda n: algorithms.fedadam(sgd(), n, learning_rate=float("nan")),
+            ValueError,
+            "learning_rate must be a finite number",
+        ),
+        (
+            lambda n: algorithms.fedavgm(sgd(), n, learning_rate=-1),
+            ValueError,
+            "learning_rate must be > 0",
+        ),
+        (lambda n: scaffold(True), ValueError, "option must be 1 or 2"),
+        (
+            lambda n: clients.scaffold(logistic_loss, control_norm=0.0, **RATE),
+            ValueError,
+            "control_norm must be > 0",
+        ),
+        (
+            lambda n: clients.fair(logistic_loss, q=1.0, unit=0, **RATE),
+            ValueError,
+            "unit must be > 0",
         ),
         (lambda n: algorithms.fedprox(sgd(), n), TypeError, "a proximal term"),
         (
@@ -411,8 +437,97 @@ def test_wrong_arguments_are_refused(call, error, match):
         call(jf.privacy.none(sampling=SAMPLING))
 
 
+def test_a_clip_does_not_part_the_variates_of_server_and_clients():
+    """Ten quadratics, next to no noise: error of the optimum after many rounds."""
+    draw = np.random.default_rng(0)
+    curvatures, centres = draw.uniform(0.5, 3.0, 10), draw.normal(size=10)
+    rows = {"a": np.repeat(curvatures, 4), "c": np.repeat(centres, 4)}
+    data = jf.data.FederatedData.from_arrays(
+        {name: values.astype(np.float32) for name, values in rows.items()},
+        client=np.repeat(np.arange(10), 4),
+    )
+
+    def loss(params, batch, key):
+        del key
+        return jnp.mean(batch["a"] / 2 * (params["w"] - batch["c"]) ** 2), {}
+
+    def error(algorithm):
+        history = jf.simulate(
+            algorithm,
+            data,
+            params={"w": jnp.zeros(())},
+            rounds=300,
+            seed=0,
+            progress=False,
+        )
+        best = (curvatures @ centres) / curvatures.sum()
+        return abs(float(history.params["w"]) - best)
+
+    def central(clipping):
+        return jf.privacy.central(
+            sampling=jf.sampling.Full(population=10),
+            clipping=clipping,
+            noise=jf.noise.Gaussian(multiplier=1e-3),
+            delta=1e-3,
+        )
+
+    def scaffolded(**options):
+        local = clients.scaffold(
+            loss, learning_rate=0.1, batch_size=4, epochs=10, **options
+        )
+        norms = {"change": 1.0, "control": 0.1}
+        return error(
+            algorithms.scaffold(local, central(jf.clipping.PerLayer(norms=norms)))
+        )
+
+    plain = clients.sgd(loss, optax.sgd(0.1), batch_size=4, epochs=10)
+    averaged = error(algorithms.fedavg(plain, central(jf.clipping.Fixed(norm=1.0))))
+    followed = scaffolded(control_norm=0.1)
+    assert followed < averaged / 2
+    assert followed < scaffolded() / 2
+
+
+def test_small_losses_and_large_powers_still_move():
+    """Four quadratics of losses below .2; by symmetry every q has one optimum."""
+    centres = np.array([0.0, 0.0, 0.5, 0.5], np.float32)
+    data = jf.data.FederatedData.from_arrays(
+        {"c": np.repeat(centres, 4)}, client=np.repeat(np.arange(4), 4)
+    )
+
+    def loss(params, batch, key):
+        del key
+        return jnp.mean((params["w"] - batch["c"]) ** 2 / 2), {}
+
+    everybody = jf.privacy.none(
+        sampling=jf.sampling.Full(population=4), weighting="clients"
+    )
+    for q, unit in ((5.0, 1.0), (20.0, 0.1)):
+        local = clients.fair(
+            loss, q=q, unit=unit, learning_rate=0.1, batch_size=4, epochs=2
+        )
+        history = jf.simulate(
+            algorithms.qffl(local, everybody),
+            data,
+            params={"w": jnp.float32(0.6)},
+            rounds=400,
+            seed=0,
+            progress=False,
+        )
+        assert float(history.params["w"]) == pytest.approx(0.25, abs=0.01)
+
+
+def test_work_that_sends_something_else_than_it_says_is_refused():
+    """The first mistake of whoever writes a method: to forget `sends`."""
+    right = clients.nova(logistic_loss, **RATE)
+    wrong = right._replace(sends=lambda params: params)
+    none_ = jf.privacy.none(sampling=SAMPLING)
+    algorithm = algorithms.fednova(right, none_)._replace(local=wrong)
+    with pytest.raises(ValueError, match="must send what `sends` says"):
+        jf.simulate(algorithm, DATA, params=PARAMS, rounds=1, seed=0, progress=False)
+
+
 def none():
-    return jf.privacy.none(sampling=SAMPLING)
+    return jf.privacy.none(sampling=SAMPLING, weighting="clients")
 
 
 def prox_of(mu):

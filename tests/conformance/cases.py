@@ -149,7 +149,7 @@ def fednova():
 def mime(lite):
     optimizer = optax.sgd(0.2, momentum=0.5)
     local = jf.clients.mime(logistic_loss, optimizer, lite=lite, **BATCHES)
-    return jf.algorithms.mime(local, none("clients"), optimizer=optimizer)
+    return jf.algorithms.mime(local, none("clients"))
 
 
 ALGORITHMS = [

@@ -261,7 +261,7 @@ METHODS = {
         jf.clients.nova(noisy, learning_rate=0.1, **BATCHES), p
     ),
     "mimelite": lambda p: jf.algorithms.mime(
-        jf.clients.mime(noisy, MOMENTUM, **BATCHES), p, optimizer=MOMENTUM
+        jf.clients.mime(noisy, MOMENTUM, **BATCHES), p
     ),
     "fedexp": lambda p: jf.algorithms.fedexp(RANDOM, p),
     "qffl": lambda p: jf.algorithms.qffl(
@@ -908,3 +908,23 @@ def test_local_work_that_fails_sends_noise_alone(error, tmp_path, monkeypatch, c
     assert len(history.rounds) == 2
     assert type(error).__name__ in caplog.text
     assert str(error) not in caplog.text
+
+
+@pytest.mark.parametrize(("state", "is_kept"), [("accepted", True), ("stale", False)])
+def test_what_a_client_keeps_is_what_the_server_counted(state, is_kept, tmp_path):
+    """Or the mean of variates at clients and the one at the server part for good."""
+    local = jf.clients.scaffold(loss, learning_rate=0.1, **BATCHES)
+    algorithm = jf.algorithms.scaffold(local, central())
+    with coordinator(tmp_path, ledger(tmp_path), algorithm) as running:
+        tasks, model = running._tasks(0, 0, running._cohorts.of(0))
+        running.desk.open(tasks, model, seconds=30.0, goal=len(tasks))
+
+        class Answering(transports.Memory):
+            def report(self, data):
+                return state
+
+        vault = Vault(lambda rows: arrays_of(0), POLICY, tmp_path / "vault-0")
+        outcome = vault.visit(Answering(running.desk, NAMES[0]), seconds=1.0)
+        vault.close()
+    assert outcome.state == state
+    assert bool(list((tmp_path / "vault-0").glob("kept-*"))) == is_kept

@@ -1,5 +1,6 @@
 """HTTP: only clients that are who they say, and nobody holds up anybody else."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -23,6 +24,7 @@ from jaxfed.deploy._desk import Desk
 from jaxfed.deploy._pki import Authority
 from jaxfed.deploy._status import StatusPage
 from jaxfed.deploy.transports import _tls
+from jaxfed.deploy.transports._slots import Slots
 from jaxfed.vault import _http, _task
 from jaxfed.vault._errors import Rejected, Stale, Unreachable, WireError
 from jaxfed.vault._http import Http
@@ -649,3 +651,41 @@ def test_large_reports_that_cannot_count_are_not_read(large, pki):
         twice.close()
         way.close()
         other.close()
+
+
+@pytest.mark.parametrize(("drip", "honest"), [(0, 8), (4, 4)])
+def test_slow_honest_reports_all_end(drip, honest):
+    """More of them than places, each far slower than a machine, in half their time."""
+    size, rate, share = 8_000_000, 1_000_000, 16.0  # eight seconds each
+
+    async def run():
+        slots, done = Slots(4, 60.0), []
+
+        async def reading(slot, rate):
+            for _ in range(size // (rate // 10)):
+                await asyncio.sleep(0.1)
+                slot.came(rate // 10)
+
+        async def sending(rate):
+            while True:
+                slot = await slots.take(lambda: False, size=size, share=share)
+                slot.task = asyncio.ensure_future(reading(slot, rate))
+                try:
+                    await slot.task
+                    done.append(rate)
+                    return
+                except asyncio.CancelledError:
+                    if not slot.is_ended:
+                        raise
+                finally:
+                    slots.give_back(slot)
+
+        slow = [asyncio.ensure_future(sending(10)) for _ in range(drip)]
+        await asyncio.wait_for(
+            asyncio.gather(*(sending(rate) for _ in range(honest))), 40
+        )
+        for one in slow:
+            one.cancel()
+        return done
+
+    assert asyncio.run(run()) == [rate] * honest

@@ -34,7 +34,8 @@ def test_the_time_doubles_and_stays(tmp_path):
         assert 0.4 <= answered(AnswerTime(tmp_path), work) < 0.5  # also from now on
 
 
-def test_a_damaged_file_is_said(tmp_path):
-    (tmp_path / "answer-seconds").write_text("soon")
+@pytest.mark.parametrize("text", ["soon", "nan", "-1", "0", "inf", ""])
+def test_a_damaged_file_is_said(text, tmp_path):
+    (tmp_path / "answer-seconds").write_text(text)
     with pytest.raises(Refused, match="must hold a number of seconds"):
         AnswerTime(tmp_path)

@@ -27,6 +27,7 @@ _SMALL = 1 << 16
 _CHUNK = 1 << 18
 _SLOWEST = 50_000  # bytes in a second
 _LONGEST_QUEUE = 15.0  # seconds, less than a vault waits for a byte
+_SHARES, _LEAST_SHARE = 4, 10.0  # of the time left of a round, for a large report
 _REST = 30.0  # seconds in which a client that sent a wrong large report sends none
 _SHUTDOWN = 2.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -230,7 +231,9 @@ class Http:
             return _closing(409 if early == STALE else 200, early)
         if self._resting.get(client, 0.0) > self._loop.time():
             return _closing(429, "the last report was wrong; wait a little")
-        slot = await self._slots.take(lambda: _is_gone(request))
+        _, _, left = self._desk.waiting_for()
+        share = max(_LEAST_SHARE, left / _SHARES)
+        slot = await self._slots.take(lambda: _is_gone(request), size=size, share=share)
         if slot is None:
             return _closing(503, "many reports at once; try again")
         try:

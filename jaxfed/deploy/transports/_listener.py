@@ -66,6 +66,7 @@ class Listener:
         self._patience = handshake_seconds
         self._open: dict[_Connection, None] = {}  # the oldest first
         self._begun: dict[_Connection, float] = {}
+        self._encrypted: dict[Any, _Connection] = {}
         self._waiting: dict[_Connection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._sockets: list[socket.socket] = []
@@ -94,11 +95,10 @@ class Listener:
 
     def spoke(self, transport: Any) -> None:
         """Notes that a request came over a connection."""
-        for one in self._open:
-            if one.transport is transport:
-                one.has_spoken = True
-                self._begun.pop(one, None)
-                return
+        one = self._encrypted.get(transport)
+        if one is not None:
+            one.has_spoken = True
+            self._begun.pop(one, None)
 
     def close(self) -> None:
         """Accepts no more, and ends all connections that are not encrypted yet."""
@@ -112,6 +112,7 @@ class Listener:
 
     def admitted(self, one: "_Connection") -> None:
         """Ends the oldest connections of a client that has too many."""
+        self._encrypted[one.transport] = one
         peer = one.transport.get_extra_info("peercert")
         one.client, _ = _tls.identity(peer)
         same = [old for old in self._open if one.client and old.client == one.client]
@@ -122,6 +123,7 @@ class Listener:
         """Forgets a connection that ended."""
         for known in (self._open, self._waiting, self._begun):
             known.pop(one, None)
+        self._encrypted.pop(one.transport, None)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -164,7 +166,10 @@ class Listener:
     def _look(self) -> None:
         """Begins with those who wait, in the place of the slow if there is no other."""
         loop, self._looking = asyncio.get_running_loop(), None
-        for one in list(self._waiting):
+        waiting = list(self._waiting)
+        if len(waiting) > _MOST_BEGUN:  # of a flood, the first would be late anyway
+            waiting.reverse()
+        for one in waiting:
             if len(self._begun) >= _MOST_BEGUN:
                 oldest, since = next(iter(self._begun.items()))
                 if loop.time() - since < _GRACE:
