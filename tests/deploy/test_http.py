@@ -689,3 +689,19 @@ def test_slow_honest_reports_all_end(drip, honest):
         return done
 
     assert asyncio.run(run()) == [rate] * honest
+
+
+def test_a_server_listens_where_it_can(running, pki):
+    files = {
+        "certificate": pki / "pki/server.pem",
+        "key": pki / "pki/server.key",
+        "authority": pki / "pki/authority.pem",
+    }
+    with transports.Http(running.desk, host="localhost", **files) as server:
+        way = client(server, pki)
+        assert way.task(0) is not None
+        way.close()
+        with pytest.raises(OSError, match="in use"):
+            transports.Http(running.desk, host="127.0.0.1", port=server.port, **files)
+    with pytest.raises(OSError, match="no address"):
+        transports.Http(running.desk, host="192.0.2.1", **files)  # of documentation

@@ -7,6 +7,7 @@ at once, and whoever takes longer than others wait makes room.
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -85,11 +86,15 @@ class Listener:
         try:
             for family, _, _, _, address in dict.fromkeys(found):
                 address = (address[0], port, *address[2:])
-                self._sockets.append(_listening(family, address))
-                port = port or self._sockets[0].getsockname()[1]
+                one = _listening(family, address)
+                if one is not None:
+                    self._sockets.append(one)
+                    port = port or one.getsockname()[1]
         except BaseException:
             self.close()
             raise
+        if not self._sockets:
+            raise OSError(errno.EADDRNOTAVAIL, f"this machine has no address {host}")
         self._accepting = [loop.create_task(self._accept(one)) for one in self._sockets]
         return port
 
@@ -267,8 +272,12 @@ class _Connection(asyncio.Protocol):
         self._listener.gone(self)
 
 
-def _listening(family: int, address: Any) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+def _listening(family: int, address: Any) -> socket.socket | None:
+    """Returns a socket that listens; None where a machine has no such address."""
+    try:
+        one = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:  # a family of addresses that it has not at all
+        return None
     try:
         one.setblocking(False)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -276,7 +285,9 @@ def _listening(family: int, address: Any) -> socket.socket:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)
         one.listen(_QUEUE)
-    except BaseException:
+    except BaseException as error:
         one.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            return None
         raise
     return one
