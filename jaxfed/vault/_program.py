@@ -202,7 +202,9 @@ def _bound(run: Any, attributes: dict[str, Any], found: list[Type]) -> Any:
 def _owned(array: Array) -> Array:
     """Returns an array that keeps no larger one alive, as a view of a part does."""
     base = getattr(array, "base", None)
-    return array.copy() if getattr(base, "nbytes", 0) > array.nbytes else array
+    if base is None or getattr(base, "nbytes", 0) <= array.nbytes:
+        return array
+    return array.copy()
 
 
 def _scan(program: Any, inputs: list[Type], given: dict[str, Any]) -> Any:

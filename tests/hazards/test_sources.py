@@ -29,6 +29,7 @@ PLAIN = {
 }
 # everything else, with its reason; take out what is not needed any more
 EXCEPTIONS = {
+    ("clients/_descent.py", "jax.random.clone"): "a batch's own draws, elsewhere",
     ("clients/_flax.py", "jax.random.key"): "its shape only: nothing is drawn",
     ("clients/_loss.py", "jax.random.key"): "its shape only: nothing is drawn",
     ("noise/_optimise.py", "numpy.random.default_rng"): "starts of a public search",
