@@ -234,7 +234,7 @@ def _keys(algorithm: FederatedAlgorithm) -> list[str]:
     privacy: Any = algorithm.aggregator
     parts = [privacy, *(getattr(privacy, name, None) for name in ("noise", "clipping"))]
     found = list(ALGORITHMS.get(algorithm.name, []))
-    if algorithm.local.name.startswith("prox("):
+    if algorithm.local.kind == "prox":
         found += ALGORITHMS["fedprox"]
     if algorithm.name == "scaffold" and type(privacy).__name__ in PRIVACY:
         found.append("noble2022differentially")

@@ -33,7 +33,7 @@ def fedavg(
     Raises:
         TypeError: an argument is of another kind.
     """
-    _server.check_parts(local, privacy, "change")
+    _server.check_parts(local, privacy, *_server.CHANGES)
     optimizer = _server.checked_optimizer(server_optimizer)
 
     def init(params: Params) -> Server:

@@ -5,8 +5,6 @@ Acar et al. 2021, arXiv:2111.04263, algorithm 1. Gives no privacy by itself.
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from jaxfed import tree
 from jaxfed.algorithms import _server
 from jaxfed.typing import (
@@ -46,8 +44,7 @@ def feddyn(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
     _server.check_alike(privacy)
 
     def init(params: Params) -> FedDynState:
-        drift = tree.astype(tree.zeros_like(params), jnp.float32)
-        return FedDynState(params, drift)
+        return FedDynState(params, tree.zeros_float32(params))
 
     def broadcast(state: FedDynState) -> Shared:
         return Shared(params=state.params)

@@ -53,7 +53,7 @@ def fedexp(
         ValueError: a number is out of range.
         TypeError: an argument is of another kind.
     """
-    _server.check_parts(local, privacy, "change")
+    _server.check_parts(local, privacy, *_server.CHANGES)
     check.setting(check.positive, "pass for example epsilon=1e-3", epsilon=epsilon)
     check.setting(check.positive, "pass about the norm of an update", unit=unit)
 

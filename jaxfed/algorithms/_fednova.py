@@ -4,6 +4,7 @@ Wang et al. 2020, arXiv:2007.07481, equation 9: the mean of normalised changes, 
 the mean number of steps. Gives no privacy by itself.
 """
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ import optax
 
 from jaxfed import tree
 from jaxfed.algorithms import _server
-from jaxfed.algorithms._server import Server
-from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
+from jaxfed.algorithms._fedavg import fedavg
+from jaxfed.typing import FederatedAlgorithm, LocalWork, PyTree, Released
 
 
 def fednova(
@@ -34,24 +35,12 @@ def fednova(
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "nova")
-    optimizer = _server.checked_optimizer(server_optimizer)
+    plain = local._replace(kind="change")  # which it is, once it is put together
+    averaging = fedavg(plain, privacy, server_optimizer=server_optimizer)
 
-    def init(params: Params) -> Server:
-        return _server.begun(optimizer, params)
-
-    def broadcast(state: Server) -> Shared:
-        return Shared(params=state.params)
-
-    def apply(state: Server, released: Released) -> Server:
+    def apply(state: PyTree, released: Released) -> PyTree:
         steps = jnp.maximum(released.value["steps"], 0)  # noise may make it less
         change = tree.scale(released.value["change"], steps)
-        return _server.moved(optimizer, state, change)
+        return averaging.apply(state, dataclasses.replace(released, value=change))
 
-    return FederatedAlgorithm(
-        init=init,
-        broadcast=broadcast,
-        local=local,
-        aggregator=privacy,
-        apply=apply,
-        name="fednova",
-    )
+    return averaging._replace(local=local, apply=apply, name="fednova")

@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from jaxfed.algorithms import _server
 from jaxfed.algorithms._fedavg import fedavg
 from jaxfed.typing import FederatedAlgorithm, LocalWork
 
@@ -28,9 +29,6 @@ def fedprox(
     Raises:
         TypeError: an argument is of another kind.
     """
+    _server.check_parts(local, privacy, "prox")
     found = fedavg(local, privacy, server_optimizer=server_optimizer)
-    if not local.name.startswith("prox("):
-        raise TypeError(
-            f"local must have a proximal term, got {local!r}; pass clients.prox(...)."
-        )
     return found._replace(name="fedprox")

@@ -8,7 +8,6 @@ privacy by itself.
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 
 from jaxfed import tree
@@ -57,7 +56,7 @@ def scaffold(
     optimizer = _server.checked_optimizer(server_optimizer)
 
     def init(params: Params) -> ScaffoldState:
-        control = tree.astype(tree.zeros_like(params), jnp.float32)
+        control = tree.zeros_float32(params)
         return ScaffoldState(_server.begun(optimizer, params), control)
 
     def broadcast(state: ScaffoldState) -> Shared:

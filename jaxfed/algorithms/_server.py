@@ -18,6 +18,9 @@ _MADE_BY = {
 }
 
 
+CHANGES = ("change", "prox")  # kinds whose results are a change of the parameters
+
+
 class Server(NamedTuple):
     """Parameters, and the state of the optimizer that moves them."""
 

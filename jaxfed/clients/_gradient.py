@@ -3,32 +3,12 @@
 McMahan et al. 2017, arXiv:1602.05629, section 2. Gives no privacy by itself.
 """
 
-import functools
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
+import optax
 
-from jaxfed import _check as check
 from jaxfed import tree
-from jaxfed.clients import _loss
-from jaxfed.typing import (
-    Batch,
-    Batching,
-    ClientResult,
-    LocalWork,
-    LossFunction,
-    Metrics,
-    Params,
-    PyTree,
-    Shared,
-)
-
-
-class _Carry(NamedTuple):
-    params: Params
-    total: PyTree
-    num_examples: jax.Array
+from jaxfed.clients._descent import Carry, Look, Method, descent
+from jaxfed.typing import Batch, LocalWork, LossFunction, PyTree, Shared
 
 
 def gradient(loss_fn: LossFunction, *, batch_size: int) -> LocalWork:
@@ -42,40 +22,31 @@ def gradient(loss_fn: LossFunction, *, batch_size: int) -> LocalWork:
         ValueError: `batch_size` is no positive integer.
         TypeError: `loss_fn` is no function.
     """
-    check.function("write (params, batch, key) -> (loss, metrics)", loss_fn=loss_fn)
-    check.positive_integer("pass for example batch_size=64", batch_size=batch_size)
-    value_and_gradient = jax.value_and_grad(_loss.over_real_rows(loss_fn), has_aux=True)
 
-    def init(shared: Shared, client_state: PyTree) -> _Carry:
+    def begin(shared: Shared, client_state: PyTree) -> PyTree:
         del client_state
-        zero = jnp.zeros((), jnp.int32)
-        return _Carry(shared.params, tree.zeros_float32(shared.params), zero)
+        return tree.zeros_float32(shared.params)
 
-    def step(carry: _Carry, batch: Batch, *, key: jax.Array) -> tuple[_Carry, Metrics]:
-        (loss, metrics), gradients = value_and_gradient(carry.params, batch, key)
+    def direct(
+        gradients: PyTree, look: Look, carry: Carry, batch: Batch
+    ) -> tuple[PyTree, PyTree]:
+        del look
         rows = jnp.sum(batch.is_real).astype(jnp.float32)
         wide = tree.astype(gradients, jnp.float32)
-        total = tree.add(carry.total, tree.scale(wide, rows))
-        return _Carry(carry.params, total, batch.num_examples), {
-            "loss": loss,
-            **metrics,
-        }
+        return gradients, tree.add(carry.own, tree.scale(wide, rows))
 
-    def finish(shared: Shared, carry: _Carry) -> ClientResult:
+    def finish(shared: Shared, carry: Carry) -> tuple[PyTree, PyTree]:
         del shared
         count = jnp.maximum(carry.num_examples, 1).astype(jnp.float32)
-        return ClientResult(
-            update=tree.scale(carry.total, -1 / count),
-            weight=carry.num_examples.astype(jnp.float32),
-            client_state=(),
-        )
+        return tree.scale(carry.own, -1 / count), ()
 
-    return LocalWork(
-        init=init,
-        step=step,
-        finish=finish,
-        batching=Batching(batch_size=batch_size, epochs=1),
-        validate=functools.partial(_loss.validate, loss_fn, batch_size),
+    return descent(
+        loss_fn,
+        optax.set_to_zero(),
+        Method(begin=begin, direct=direct, finish=finish),
+        batch_size=batch_size,
+        epochs=1,
+        steps=None,
+        name="gradient(",
         kind="gradient",
-        name=f"gradient(batch_size={batch_size})",
     )

@@ -58,4 +58,5 @@ def prox(
         epochs=epochs,
         steps=steps,
         name=f"prox(mu={mu}, ",
+        kind="prox",
     )

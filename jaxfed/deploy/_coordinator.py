@@ -211,11 +211,9 @@ class Coordinator:
         """Asks the cohort of a round until enough have reported."""
         cohort = self._cohorts.of(index)
         self._releases.opened(index, self.state)
-        paid = (
-            "charged once, when it was opened"
-            if self._releases.is_local
-            else ("not charged")
-        )
+        paid = "not charged"
+        if self._releases.is_local:
+            paid = "charged once, when it was opened"
         first = self._next_attempt(index)
         for attempt in range(first, first + self._pace.most_attempts):
             tasks, model = self._tasks(index, attempt, cohort)

@@ -381,7 +381,7 @@ def test_q_trades_the_mean_for_the_worst_client():
             ValueError,
             "unit must be > 0",
         ),
-        (lambda n: algorithms.fedprox(sgd(), n), TypeError, "a proximal term"),
+        (lambda n: algorithms.fedprox(sgd(), n), TypeError, "clients.prox"),
         (
             lambda n: algorithms.fedsgd(sgd(), n, server_optimizer=MOMENTUM),
             TypeError,
