@@ -160,7 +160,8 @@ class Aggregator(Protocol):
     """A sum over clients between an encoding and a release.
 
     Sums only: that is what makes streaming, sharding and secure aggregation the same
-    thing.
+    thing. The one exception says so by its type (`keeps_reports`, a class attribute):
+    its `release` gets what every client encoded, and it has no guarantee.
     """
 
     def init(self, params: Params) -> PyTree:

@@ -194,6 +194,6 @@ def _closing(algorithm: FederatedAlgorithm, goal: int | None) -> Any:
         algorithm = algorithm._replace(apply=applied)
 
     def close(state: RoundState, sums: Sums, index: Any, key: jax.Array) -> Any:
-        return _round.close(algorithm, state, (), sums, index, key=key)
+        return _round.close(algorithm, state, sums, index, key=key)
 
     return jax.jit(close)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfed import _check as check
+from jaxfed.engine._client_states import ClientStates
 from jaxfed.typing import PyTree
 
 _FORMAT = 2
@@ -109,15 +110,22 @@ class Saver:
         return rounds % self._checkpoint.every == 0
 
     def save(
-        self, rounds: int, state: PyTree, facts: dict[str, Any], *, plan: str
+        self,
+        rounds: int,
+        state: PyTree,
+        facts: dict[str, Any],
+        *,
+        plan: str,
+        clients: ClientStates | None = None,
     ) -> None:
-        """Saves in the background.
+        """Saves in the background, but for what clients keep.
 
         Args:
             rounds: how many are finished.
             state: arrays.
             facts: what JSON can hold.
             plan: the hash of what is run.
+            clients: what they keep, if anything.
 
         Raises:
             RuntimeError: this checkpoint, or the one before, could not be written.
@@ -135,6 +143,8 @@ class Saver:
         }
         args = self._ocp.args
         with self._errors("written"):
+            if clients is not None:
+                facts["clients"] = self._save_clients(rounds, clients)
             self._manager.save(
                 rounds,
                 args=args.Composite(
@@ -179,7 +189,7 @@ class Saver:
                 if facts["layout"] != layout:
                     raise self._other_layout(rounds)
                 state = self._read(rounds, template, facts)
-                if state is not None:
+                if state is not None and self._has_clients(rounds, facts):
                     self._put_aside(damaged)
                     return Saved(rounds, state, facts)
             damaged.append(rounds)
@@ -191,6 +201,15 @@ class Saver:
             )
         return None
 
+    def load_clients(self, rounds: int, clients: ClientStates) -> None:
+        """Takes over what clients kept after that many rounds; it was checked.
+
+        Raises:
+            RuntimeError: it cannot be read.
+        """
+        with self._errors("read"):
+            clients.load(self._of_clients(rounds))
+
     def wait(self) -> None:
         """Waits until everything is written."""
         with self._errors("written"):
@@ -200,6 +219,34 @@ class Saver:
     def close(self) -> None:
         """Ends what goes on in the background."""
         self._manager.close()
+
+    def _save_clients(self, rounds: int, clients: ClientStates) -> str:
+        """Writes what clients keep, removes what no checkpoint needs any more."""
+        path = self._of_clients(rounds)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        needed = {str(number) for number in self._manager.all_steps()}
+        for old in path.parent.iterdir():
+            if old.name not in needed:
+                old.unlink()
+        return clients.save(path)
+
+    def _has_clients(self, rounds: int, facts: dict[str, Any]) -> bool:
+        """Returns whether what clients kept is there, as it was saved."""
+        if "clients" not in facts:
+            return True
+        try:
+            with self._of_clients(rounds).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            self._check_damage(rounds, error)
+            self._warn(rounds, type(error).__name__)
+            return False
+        if found != facts["clients"]:
+            self._warn(rounds, "what clients keep was changed")
+        return found == facts["clients"]
+
+    def _of_clients(self, rounds: int) -> Path:
+        return Path(self._checkpoint.directory) / "client_states" / str(rounds)
 
     def _facts(self, rounds: int) -> dict[str, Any] | None:
         """Returns the facts of a checkpoint; None if they cannot be read."""

@@ -68,9 +68,19 @@ class Sums(NamedTuple):
     """What is kept of all chunks so far."""
 
     encoded: PyTree
+    """The sum; or `Reports`, where an aggregator needs every one."""
     metrics: Metrics
     num_clients: jax.Array
     num_failed: jax.Array
+
+
+class Reports(NamedTuple):
+    """What every client of a cohort encoded, for an aggregator that is no sum."""
+
+    clients: jax.Array
+    """(chunks, lanes) int32: whose; numbers past the population are padding."""
+    values: PyTree
+    """Leaves (chunks, lanes, ...); zeros for padding."""
 
 
 def lanes_of(cohort: Cohort, index: jax.Array) -> Lanes:
@@ -79,14 +89,33 @@ def lanes_of(cohort: Cohort, index: jax.Array) -> Lanes:
     return Lanes(*(f[index, 0] if is_alone else f[index] for f in cohort[:4]))
 
 
-def begin(common: Common, lanes: Lanes, rows: jax.Array, clients: PyTree) -> Progress:
+def kept_by(states: PyTree, index: jax.Array) -> PyTree:
+    """Returns what the clients of one chunk have kept, (lanes, ...), or (...).
+
+    Args:
+        states: of the whole cohort, leaves (chunks, lanes, ...).
+        index: () int32, the number of the chunk.
+    """
+    return jax.tree.map(lambda a: a[_place(a, index)], states)
+
+
+def with_kept(states: PyTree, index: jax.Array, kept: PyTree) -> PyTree:
+    """Returns the states of a cohort after one chunk of it has ended."""
+    return jax.tree.map(lambda a, b: a.at[_place(a, index)].set(b), states, kept)
+
+
+def _place(leaf: jax.Array, index: jax.Array) -> Any:
+    return (index, 0) if leaf.shape[1] == 1 else index
+
+
+def begin(common: Common, lanes: Lanes, rows: jax.Array, kept: PyTree) -> Progress:
     """Starts a chunk of clients from what the server sent and what they kept."""
     local = common.algorithm.local
 
     def one(kept: PyTree) -> PyTree:
         return local.init(common.shared, kept)
 
-    carry = _each(lanes, one, kept_by(lanes, clients))
+    carry = _each(lanes, one, kept)
 
     def first(carry: PyTree) -> Metrics:
         return _step(common, lanes, rows, carry, jnp.zeros((), jnp.int32))[1]
@@ -114,15 +143,28 @@ def advance(
 
 
 def end(
-    common: Common, lanes: Lanes, so_far: Progress, sums: Sums, clients: PyTree
+    common: Common,
+    lanes: Lanes,
+    so_far: Progress,
+    sums: Sums,
+    kept: PyTree,
+    index: jax.Array,
 ) -> tuple[Sums, PyTree]:
     """Encodes what a chunk learned and adds it to the sums.
 
     Padding adds nothing. A client whose update does not count adds a zero, and neither
     metrics nor a new state.
 
+    Args:
+        common: what the round has in common.
+        lanes: the chunk.
+        so_far: after the last step.
+        sums: of the chunks before.
+        kept: what its clients had kept, as `kept_by` gives it.
+        index: () int32, the number of the chunk.
+
     Returns:
-        The sums, and what each lane's client keeps, shaped as `kept_by` gives it.
+        The sums, and what each lane's client keeps from now on.
     """
     encoded, counts, new = _results(common, lanes, so_far.carry)
     is_real = lanes.num_steps > 0
@@ -130,41 +172,50 @@ def end(
     steps = jnp.maximum(lanes.num_steps, 1).astype(jnp.float32)
     means = jax.tree.map(lambda a: a / _alike(steps, a), so_far.metrics)
     failed = _alike(is_real, counts) & ~counts
+    if isinstance(sums.encoded, Reports):
+        report = tree.where_rows(is_real, encoded, tree.zeros_like(encoded))
+        noted = with_kept(sums.encoded, index, Reports(lanes.clients, report))
+        sums, total = sums._replace(encoded=()), ()
+    else:
+        noted, total = None, _total(lanes, encoded, is_real)
     ours = Sums(
-        encoded=_total(lanes, encoded, is_real),
+        encoded=total,
         metrics=_total(lanes, means, succeeded),
         num_clients=_total(lanes, is_real.astype(jnp.int32), is_real),
         num_failed=_total(lanes, failed.astype(jnp.int32), is_real),
     )
     sums = tree.add(sums, ours)
-    return sums, tree.where_rows(succeeded, new, kept_by(lanes, clients))
+    if noted is not None:
+        sums = sums._replace(encoded=noted)
+    return sums, tree.where_rows(succeeded, new, kept)
 
 
-def zero_sums(common: Common, cohort: Cohort, clients: PyTree) -> Sums:
+def zero_sums(common: Common, cohort: Cohort, states: PyTree) -> Sums:
     """Returns zeros in the shapes of the sums, found by tracing one chunk."""
-    lanes = lanes_of(cohort, jnp.zeros((), jnp.int32))
+    first = jnp.zeros((), jnp.int32)
+    lanes = lanes_of(cohort, first)
 
     def trace() -> tuple[PyTree, Metrics, jax.Array]:
-        so_far = begin(common, lanes, cohort.rows, clients)
+        so_far = begin(common, lanes, cohort.rows, kept_by(states, first))
         encoded, counts, _ = _results(common, lanes, so_far.carry)
         return encoded, so_far.metrics, counts
 
-    def zero(spec: Any) -> jax.Array:
+    def zero(spec: Any, *axes: int) -> jax.Array:
         shape = spec.shape if lanes.is_alone else spec.shape[1:]
-        return jnp.zeros(shape, spec.dtype)
+        return jnp.zeros((*axes, *shape), spec.dtype)
 
-    encoded, metrics, counts = jax.tree.map(zero, jax.eval_shape(trace))
+    found = jax.eval_shape(trace)
+    encoded, metrics, counts = jax.tree.map(zero, found)
+    if getattr(common.algorithm.aggregator, "keeps_reports", False):
+        places = cohort.clients.shape
+        values = jax.tree.map(lambda spec: zero(spec, *places), found[0])
+        encoded = Reports(cohort.clients, values)
     return Sums(
         encoded=encoded,
         metrics=metrics,
         num_clients=jnp.zeros((), jnp.int32),
         num_failed=counts.astype(jnp.int32),
     )
-
-
-def kept_by(lanes: Lanes, clients: PyTree) -> PyTree:
-    """Returns what the clients of a chunk have kept, (lanes, ...), or (...)."""
-    return jax.tree.map(lambda a: a.at[lanes.clients].get(mode="clip"), clients)
 
 
 def _step(

@@ -11,73 +11,68 @@ from jax.sharding import PartitionSpec as P
 
 from jaxfed import noise
 from jaxfed.engine import _devices, _round
-from jaxfed.engine._chunk import Sums
+from jaxfed.engine._chunk import Reports, Sums
 from jaxfed.engine._round import RoundState
 from jaxfed.typing import FederatedAlgorithm, PyTree, RoundReport
 
 
 @functools.lru_cache(maxsize=32)
 def compiled(algorithm: FederatedAlgorithm, mesh: Mesh) -> Any:
-    """Returns `(state, clients, sums, round_index, key) -> (state, report)`.
+    """Returns `(state, sums, round_index, key) -> (state, report)`.
 
     Leaves of `sums` have one entry for each device of the mesh.
     """
 
     def program(
-        encoded: PyTree, rest: Sums, state: Any, clients: PyTree, index: Any, key: Any
+        encoded: PyTree, rest: Sums, state: RoundState, index: Any, key: Any
     ) -> Any:
         sums = rest._replace(encoded=encoded)
-        return closed(algorithm, mesh, state, clients, sums, index, key=key)
+        return closed(algorithm, mesh, state, sums, index, key=key)
 
     # counts are too small for a result to take their place, of which JAX would warn
-    run = jit(mesh, program, donate_argnums=(0,))
-
-    def close(
-        state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
-    ) -> tuple[RoundState, RoundReport]:
-        rest = sums._replace(encoded=())
-        return run(sums.encoded, rest, state, clients, index, key)
-
-    return close
-
-
-@functools.cache
-def putting_back(mesh: Mesh) -> Any:
-    """Returns the compiled `put_back`."""
-    return jit(mesh, _round.put_back, donate_argnums=(0,))
-
-
-def jit(mesh: Mesh, program: Any, **options: Any) -> Any:
-    """Compiles a program whose results every device has a copy of."""
+    options: dict[str, Any] = {"donate_argnums": 0}
     if mesh.size > 1:
         options["out_shardings"] = _devices.replicated(mesh)
-    return jax.jit(program, **options)
+    run = jax.jit(program, **options)
+
+    def close(
+        state: RoundState, sums: Sums, index: Any, key: jax.Array
+    ) -> tuple[RoundState, RoundReport]:
+        return run(sums.encoded, sums._replace(encoded=()), state, index, key)
+
+    return close
 
 
 def closed(
     algorithm: FederatedAlgorithm,
     mesh: Mesh,
     state: RoundState,
-    clients: PyTree,
     sums: Sums,
     index: jax.Array,
     *,
     key: jax.Array,
 ) -> tuple[RoundState, RoundReport]:
     """Adds what the devices have, releases it, and updates the model; for tracing."""
-    if mesh.size == 1:
-        total = jax.tree.map(lambda a: a[0], sums)
+    if isinstance(sums.encoded, Reports):
+        rest = _over_devices(mesh, sums._replace(encoded=()))
+        total = rest._replace(encoded=sums.encoded)
     else:
-        add = jax.shard_map(
-            _added,
-            mesh=mesh,
-            in_specs=P(_devices.AXIS),
-            out_specs=P(),
-            check_vma=False,
-        )
-        total = add(sums)
+        total = _over_devices(mesh, sums)
     with noise.shared_over(mesh):
-        return _round.close(algorithm, state, clients, total, index, key=key)
+        return _round.close(algorithm, state, total, index, key=key)
+
+
+def _over_devices(mesh: Mesh, sums: Sums) -> Sums:
+    if mesh.size == 1:
+        return jax.tree.map(lambda a: a[0], sums)
+    add = jax.shard_map(
+        _added,
+        mesh=mesh,
+        in_specs=P(_devices.AXIS),
+        out_specs=P(),
+        check_vma=False,
+    )
+    return add(sums)
 
 
 def _added(mine: Sums) -> Sums:

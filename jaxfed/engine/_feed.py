@@ -7,7 +7,7 @@ block before it is computed.
 """
 
 import concurrent.futures
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 
 from jaxfed.data import FederatedData
 from jaxfed.engine import _devices
-from jaxfed.engine._block import Block, Layout
+from jaxfed.engine._block import Block, Layout, unpack
 from jaxfed.engine._planner import rounded_up
+from jaxfed.typing import PyTree
 
 
 class Fed(NamedTuple):
@@ -28,6 +29,16 @@ class Fed(NamedTuple):
     packed: jax.Array
     arrays: dict[str, jax.Array]
     is_last: bool
+    states: PyTree = ()
+    """What its clients have kept, leaves (devices, chunks, lanes, ...)."""
+
+    def clients(self, place: int) -> np.ndarray:
+        """Returns the numbers of one device's clients, (chunks, lanes)."""
+        return unpack(self.layout, self.host[place]).clients  # ty: ignore
+
+
+Keep = Callable[[Fed, PyTree], None]
+"""Takes a block, and what its clients keep from now on."""
 
 
 class Resident:

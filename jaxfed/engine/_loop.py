@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxfed.engine import _chunk, _close, _devices, _round
 from jaxfed.engine._block import Layout, unpack
 from jaxfed.engine._chunk import Sums
-from jaxfed.engine._feed import Fed
+from jaxfed.engine._feed import Fed, Keep
 from jaxfed.engine._round import RoundState
 from jaxfed.typing import FederatedAlgorithm, PyTree, RoundReport
 
@@ -42,41 +42,41 @@ class Loop:
         self._close = _close.compiled(algorithm, mesh)
 
     def run(
-        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
+        self,
+        state: RoundState,
+        blocks: Iterable[Fed],
+        index: Any,
+        key: jax.Array,
+        keep: Keep,
     ) -> tuple[RoundState, RoundReport]:
         """Starts a round; the results may still be under way when it returns."""
         remaining = iter(blocks)
         block = next(remaining)
-        if block.is_last:
-            whole, rest = self._programs["whole"], state._replace(clients=())
-            return whole(
-                rest,
-                state.clients,
-                block.packed,
-                block.arrays,
-                index,
-                key,
-                block.layout,
+        if not block.is_last:
+            blocks = itertools.chain([block], remaining)
+            return self.close(
+                state, self.add_up(state, blocks, index, key, keep), index, key
             )
-        blocks = itertools.chain([block], remaining)
-        clients, sums = self.add_up(state, blocks, index, key)
-        return self.close(state, clients, sums, index, key)
+        state, report, states = self._programs["whole"](
+            state, block.states, block.packed, block.arrays, index, key, block.layout
+        )
+        keep(block, states)
+        return state, report
 
     def add_up(
-        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
-    ) -> tuple[PyTree, Sums]:
-        """Runs a round up to its sum: what clients keep, and each device's sums."""
-        first, more = self._programs["first"], self._programs["more"]
-        remaining = iter(blocks)
-        block = next(remaining)
-        sums, clients = first(
-            state, block.packed, block.arrays, index, key, block.layout
-        )
-        rest = state._replace(clients=())
-        for block in remaining:
-            sums, clients = more(
-                rest,
-                clients,
+        self,
+        state: RoundState,
+        blocks: Iterable[Fed],
+        index: Any,
+        key: jax.Array,
+        keep: Keep,
+    ) -> Sums:
+        """Runs a round up to each device's sums; `keep` gets what clients keep."""
+        sums, part = None, self._programs["first"]
+        for block in blocks:
+            sums, states = part(
+                state,
+                block.states,
                 sums,
                 block.packed,
                 block.arrays,
@@ -84,13 +84,16 @@ class Loop:
                 key,
                 block.layout,
             )
-        return clients, sums
+            keep(block, states)
+            part = self._programs["more"]
+        assert sums is not None
+        return sums
 
     def close(
-        self, state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
+        self, state: RoundState, sums: Sums, index: Any, key: jax.Array
     ) -> tuple[RoundState, RoundReport]:
         """Releases the sums; `key` is the root of the noise's key."""
-        return self._close(state._replace(clients=()), clients, sums, index, key)
+        return self._close(state, sums, index, key)
 
 
 @functools.lru_cache(maxsize=32)
@@ -102,28 +105,27 @@ def _compiled(
 ) -> dict[str, Any]:
     part = functools.partial(_part, algorithm, mesh, widths, is_streamed)
 
-    def first(
-        state: RoundState, packed: Any, arrays: Any, index: Any, key: Any, layout: Any
-    ) -> tuple[Sums, PyTree]:
-        return part(state, state.clients, None, packed, arrays, index, key, layout)
-
     def whole(
-        rest: RoundState,
-        clients: PyTree,
+        state: RoundState,
+        states: PyTree,
         packed: Any,
         arrays: Any,
         index: Any,
         key: Any,
         layout: Any,
-    ) -> tuple[RoundState, RoundReport]:
-        state = rest._replace(clients=clients)
-        sums, clients = first(state, packed, arrays, index, key, layout)
-        return _close.closed(algorithm, mesh, state, clients, sums, index, key=key)
+    ) -> tuple[RoundState, RoundReport, PyTree]:
+        sums, states = part(state, states, None, packed, arrays, index, key, layout)
+        state, report = _close.closed(algorithm, mesh, state, sums, index, key=key)
+        return state, report, states
 
+    options: dict[str, Any] = {}
+    if mesh.size > 1:
+        same = _devices.replicated(mesh)
+        options["out_shardings"] = (same, same, _devices.split(mesh))
     return {
-        "first": jax.jit(first, static_argnums=5),
+        "first": jax.jit(part, static_argnums=7, donate_argnums=1),
         "more": jax.jit(part, static_argnums=7, donate_argnums=(1, 2)),
-        "whole": _close.jit(mesh, whole, static_argnums=6, donate_argnums=(1,)),
+        "whole": jax.jit(whole, static_argnums=6, donate_argnums=1, **options),
     }
 
 
@@ -133,7 +135,7 @@ def _part(
     widths: tuple[int, ...],
     is_streamed: bool,
     state: RoundState,
-    clients: PyTree,
+    states: PyTree,
     sums: Sums | None,
     packed: jax.Array,
     arrays: dict[str, jax.Array],
@@ -141,11 +143,15 @@ def _part(
     key: jax.Array,
     layout: Layout,
 ) -> tuple[Sums, PyTree]:
-    """Adds one block to the sums of each device, leaves (devices, ...)."""
+    """Adds one block to the sums of each device, leaves (devices, ...).
+
+    Returns:
+        The sums, and what the block's clients keep, as it came.
+    """
 
     def on_one_device(
         state: RoundState,
-        clients: PyTree,
+        states: PyTree,
         sums: Sums | None,
         packed: jax.Array,
         arrays: dict[str, jax.Array],
@@ -156,12 +162,13 @@ def _part(
             arrays = jax.tree.map(lambda a: a[0], arrays)
         common = _round.in_common(algorithm, state, arrays, index, key=key)
         cohort = unpack(layout, packed[0])
+        states = jax.tree.map(lambda a: a[0], states)
         if sums is None:
-            before = _chunk.zero_sums(common, cohort, clients)
+            before = _chunk.zero_sums(common, cohort, states)
         else:
             before = jax.tree.map(lambda a: a[0], sums)
-        after, kept = _round.add_up(common, cohort, clients, before, widths)
-        return jax.tree.map(lambda a: a[None], (after, kept))
+        after = _round.add_up(common, cohort, states, before, widths)
+        return jax.tree.map(lambda a: a[None], after)
 
     run: Any = on_one_device
     if mesh.devices.size > 1:
@@ -170,10 +177,8 @@ def _part(
         run = jax.shard_map(
             on_one_device,
             mesh=mesh,
-            in_specs=(P(), P(), mine, mine, source, P(), P()),
+            in_specs=(P(), mine, mine, mine, source, P(), P()),
             out_specs=(mine, mine),
             check_vma=False,
         )
-    sums, kept = run(state, clients, sums, packed, arrays, index, key)
-    numbers = jax.vmap(lambda one: unpack(layout, one).clients)(packed)
-    return sums, _round.put_back(clients, numbers, kept)
+    return run(state, states, sums, packed, arrays, index, key)

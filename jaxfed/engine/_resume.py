@@ -30,8 +30,7 @@ def saver_of(
     if checkpoint is None:
         yield None
         return
-    kept = jax.eval_shape(algorithm.local.init_client, params)
-    if jax.tree.leaves(kept) and not checkpoint.client_state:
+    if jax.tree.leaves(_kept(algorithm, params)) and not checkpoint.client_state:
         raise ValueError(
             "checkpoint needs client_state=True for this algorithm, got False: "
             "clients keep state of their own, which is as private as their data; "
@@ -72,6 +71,7 @@ class Resumable:
         self._saver, self._plan = saver, plan
         self._facts, self._check = facts, check
         self._last, self.is_ended = 0, False
+        self._keeps = bool(jax.tree.leaves(_kept(algorithm, params)))
 
     def restore(
         self,
@@ -107,9 +107,9 @@ class Resumable:
             rounds=saved.round,
             noise_key=noise_key,
         )
-        self._run.resume(
-            saved.round, RoundState(kept["server"], aggregator, kept["clients"])
-        )
+        self._run.resume(saved.round, RoundState(kept["server"], aggregator))
+        if self._keeps:
+            self._saver.load_clients(saved.round, self._run.states)
         self._check(saved.facts)
         state = _devices.on_first(self._run.state)
         history.state = state.server
@@ -126,7 +126,10 @@ class Resumable:
         if rounds > self._last and (now or self._saver.is_due(rounds)):
             records = [dataclasses.asdict(record) for record in history.rounds]
             facts = {"records": records, "is_ended": is_ended, **self._facts()}
-            self._saver.save(rounds, self._at_rest(), facts, plan=self._plan)
+            states = self._run.states if self._keeps else None
+            self._saver.save(
+                rounds, self._at_rest(), facts, plan=self._plan, clients=states
+            )
             self._last = rounds
         if now:
             self._saver.wait()
@@ -136,5 +139,9 @@ class Resumable:
         return {
             "server": state.server,
             "aggregator": self._algorithm.aggregator.at_rest(state.aggregator),
-            "clients": state.clients,
         }
+
+
+def _kept(algorithm: FederatedAlgorithm, params: Params) -> PyTree:
+    """Returns the shapes of what one client keeps."""
+    return jax.eval_shape(algorithm.local.init_client, params)

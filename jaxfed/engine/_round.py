@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxfed import keys
 from jaxfed.engine import _chunk
-from jaxfed.engine._chunk import Common, Lanes, Progress, Sums
+from jaxfed.engine._chunk import Common, Lanes, Progress, Reports, Sums
 from jaxfed.typing import (
     Cohort,
     FederatedAlgorithm,
@@ -29,8 +29,9 @@ class RoundState(NamedTuple):
 
     server: PyTree
     aggregator: PyTree
-    clients: PyTree
-    """Leaves (num_clients, ...): what each client keeps for itself."""
+    clients: PyTree = ()
+    """Leaves (num_clients, ...): what each client keeps for itself. Here in rounds that
+    are one pure function; a run has them on the host, in `ClientStates`."""
 
 
 def init_state(
@@ -67,10 +68,14 @@ def run_round(
         widths: the batch widths that the plan was made with; static.
     """
     common = in_common(algorithm, state, arrays, round_index, key=key)
-    zero = _chunk.zero_sums(common, cohort, state.clients)
-    sums, kept = add_up(common, cohort, state.clients, zero, widths)
-    clients = put_back(state.clients, cohort.clients, kept)
-    return close(algorithm, state, clients, sums, round_index, key=key)
+    states = jax.tree.map(
+        lambda a: a.at[cohort.clients].get(mode="clip"), state.clients
+    )
+    zero = _chunk.zero_sums(common, cohort, states)
+    sums, states = add_up(common, cohort, states, zero, widths)
+    clients = _put_back(state.clients, cohort.clients, states)
+    state = state._replace(clients=clients)
+    return close(algorithm, state, sums, round_index, key=key)
 
 
 def in_common(
@@ -95,29 +100,36 @@ def in_common(
 def add_up(
     common: Common,
     cohort: Cohort,
-    clients: PyTree,
+    states: PyTree,
     sums: Sums,
     widths: tuple[int, ...] = (),
 ) -> tuple[Sums, PyTree]:
     """Adds the contributions of all clients of a cohort, chunk by chunk, in a loop.
 
+    Args:
+        common: what the round has in common.
+        cohort: the plan of the round, or of a part of it.
+        states: what its clients keep, leaves (chunks, lanes, ...).
+        sums: of the parts before.
+        widths: the batch widths that the plan was made with; static.
+
     Returns:
-        The sums, and what every client keeps, leaves (chunks, lanes, ...).
+        The sums, and what its clients keep from now on.
     """
 
     def add_chunk(index: jax.Array, so_far: tuple[Sums, PyTree]) -> Any:
+        sums, states = so_far
         lanes = _chunk.lanes_of(cohort, index)
-        progress = _chunk.begin(common, lanes, cohort.rows, clients)
+        kept = _chunk.kept_by(states, index)
+        progress = _chunk.begin(common, lanes, cohort.rows, kept)
         progress = _train(common, cohort, index, lanes, progress, widths)
-        sums, kept = _chunk.end(common, lanes, progress, so_far[0], clients)
-        return sums, jax.tree.map(lambda a, b: a.at[index].set(b), so_far[1], kept)
+        sums, kept = _chunk.end(common, lanes, progress, sums, kept, index)
+        return sums, _chunk.with_kept(states, index, kept)
 
-    shape = cohort.clients.shape
-    nothing = jax.tree.map(lambda a: jnp.zeros(shape + a.shape[1:], a.dtype), clients)
-    return lax.fori_loop(0, cohort.num_chunks, add_chunk, (sums, nothing))
+    return lax.fori_loop(0, cohort.num_chunks, add_chunk, (sums, states))
 
 
-def put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:
+def _put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:
     """Stores what clients keep; numbers past the end of the population are padding."""
     target = numbers.reshape(-1)
 
@@ -131,16 +143,18 @@ def put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:
 def close(
     algorithm: FederatedAlgorithm,
     state: RoundState,
-    clients: PyTree,
     sums: Sums,
     round_index: jax.Array,
     *,
     key: jax.Array,
 ) -> tuple[RoundState, RoundReport]:
     """Releases the sum of a round and updates the server's model."""
+    encoded = sums.encoded
+    if isinstance(encoded, Reports):
+        encoded = _in_order(encoded, algorithm.aggregator.sampling.max_clients)
     aggregator_state, released = algorithm.aggregator.release(
         state.aggregator,
-        sums.encoded,
+        encoded,
         key=_key_for(key, keys.Purpose.NOISE, round_index),
     )
     succeeded = (sums.num_clients - sums.num_failed).astype(jnp.float32)
@@ -149,10 +163,26 @@ def close(
         num_failed=sums.num_failed,
         metrics=jax.tree.map(lambda total: total / succeeded, sums.metrics),
     )
-    new_state = RoundState(
-        algorithm.apply(state.server, released), aggregator_state, clients
+    new_state = state._replace(
+        server=algorithm.apply(state.server, released), aggregator=aggregator_state
     )
     return new_state, RoundReport(released=released, private=report)
+
+
+def _in_order(reports: Reports, count: int) -> PyTree:
+    """Returns reports by their clients' numbers, leaves (count, ...), then zeros.
+
+    The same on every layout of the cohort.
+    """
+    clients = reports.clients.reshape(-1)
+    spare = max(0, count - clients.size)
+    order = jnp.argsort(clients)[:count]
+
+    def put(leaf: jax.Array) -> jax.Array:
+        rows = leaf.reshape(clients.size, *leaf.shape[reports.clients.ndim :])[order]
+        return jnp.pad(rows, [(0, spare)] + [(0, 0)] * (rows.ndim - 1))
+
+    return jax.tree.map(put, reports.values)
 
 
 def _train(

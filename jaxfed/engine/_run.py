@@ -2,17 +2,19 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxfed import _check as check
 from jaxfed import keys, sampling
 from jaxfed.data import FederatedData
-from jaxfed.engine import _devices, _feed, _hosts, _round
+from jaxfed.engine import _devices, _feed, _hosts
 from jaxfed.engine._chunk import Sums
+from jaxfed.engine._client_states import ClientStates, Kept
 from jaxfed.engine._feed import Fed
 from jaxfed.engine._loop import Loop
 from jaxfed.engine._planner import Planner
@@ -20,7 +22,7 @@ from jaxfed.engine._round import RoundState
 from jaxfed.engine._stepped import Stepped
 from jaxfed.engine._strategy import Strategy
 from jaxfed.ledger import Permit
-from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
+from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
 
 _EXECUTORS = {"loop": Loop, "stepped": Stepped}
 
@@ -39,8 +41,8 @@ class Summed(NamedTuple):
     """A round up to its sum. Private."""
 
     plan: _Plan
-    clients: PyTree
-    """What clients keep."""
+    kept: list[Kept]
+    """What its clients keep from now on, if it is released."""
     sums: Sums
     """Leaves (devices, ...)."""
 
@@ -76,6 +78,7 @@ class Run:
 
     Attributes:
         state: what the next round needs; a copy on every device.
+        states: what clients keep. Private.
     """
 
     def __init__(
@@ -122,15 +125,23 @@ class Run:
             lanes=min(strategy.lanes, self._sampling.max_clients),
             widths=widths,
             devices=mesh.devices.size,
-            block_clients=strategy.block_clients,
+            block_clients=_block_clients(privacy, strategy, mesh),
             is_streamed=self._feeder.is_streamed,
         )
         execute = _EXECUTORS[strategy.executor]
         self._executor = execute(algorithm, mesh, widths, self._feeder.is_streamed)
         self._root = root
         self._root_everywhere = _devices.everywhere(mesh, root)
-        state = _round.init_state(algorithm, params, data.num_clients)
+        aggregator = privacy.init(algorithm.local.sends(params))
+        state = RoundState(algorithm.init(params), aggregator)
         self.state = _devices.everywhere(mesh, state)
+        self.states = ClientStates(
+            algorithm.local.init_client(params),
+            data.num_clients,
+            mesh=mesh,
+            most_bytes=strategy.resident_bytes,
+            directory=strategy.state_directory,
+        )
         self._mesh = mesh
         self._ahead: tuple[int, _Plan] | None = None
 
@@ -138,9 +149,14 @@ class Run:
         """Runs round `index`, and plans the one after it while devices work."""
         plan = self._planned(index)
         self.state, report = self._executor.run(
-            self.state, plan.blocks, plan.number, self._root_everywhere
+            self.state,
+            self._with_states(plan.blocks),
+            plan.number,
+            self._root_everywhere,
+            self.states.keep,
         )
         self._finish(index, plan)
+        self.states.settle()
         return report
 
     def add_up(self, index: int, root: jax.Array | None = None) -> Summed:
@@ -156,14 +172,15 @@ class Run:
         else:
             everywhere = _devices.everywhere(self._mesh, root)
             plan = self._plan(index, self._attendance, root)
-        state = self.state
-        if jax.tree.leaves(state.clients):  # an executor may overwrite them
-            kept = jax.tree.map(lambda a: a.copy(), state.clients)
-            state = state._replace(clients=kept)
-        clients, sums = self._executor.add_up(
-            state, plan.blocks, plan.number, everywhere
+        kept: list[Kept] = []
+        sums = self._executor.add_up(
+            self.state,
+            self._with_states(plan.blocks),
+            plan.number,
+            everywhere,
+            lambda block, states: kept.append(Kept(block, states)),
         )
-        return Summed(plan, clients, sums)
+        return Summed(plan, kept, sums)
 
     def release(self, index: int, summed: Summed, permit: Permit) -> None:
         """Releases a sum that was paid for, and updates the server's model.
@@ -179,16 +196,23 @@ class Run:
         """
         remedy = "pay for the release first, with ledger.spending(...)"
         check.instance(Permit, remedy, permit=permit)
-        plan, clients, sums = summed
         everywhere = _devices.everywhere(self._mesh, permit.key(summed.digest()))
         # the report's private part stays on the devices, unread
         self.state, _ = self._executor.close(
-            self.state, clients, sums, plan.number, everywhere
+            self.state, summed.sums, summed.plan.number, everywhere
         )
+        for kept in summed.kept:
+            self.states.keep(*kept)
 
     def finish(self, index: int, summed: Summed) -> None:
         """Ends a released round, and plans the one after it while devices work."""
         self._finish(index, summed.plan)
+        self.states.settle()
+
+    def _with_states(self, blocks: Iterable[Fed]) -> Iterator[Fed]:
+        """Yields blocks with what their clients keep, as it is when they start."""
+        for block in blocks:
+            yield block._replace(states=self.states.of_block(block))
 
     def resume(self, rounds: int, state: RoundState) -> None:
         """Goes on after that many rounds, with the state that they left."""
@@ -268,6 +292,14 @@ def host_arrays(data: FederatedData) -> dict[str, np.ndarray]:
             )
         arrays[name] = narrow
     return arrays
+
+
+def _block_clients(privacy: Any, strategy: Strategy, mesh: Mesh) -> int:
+    """Returns how many clients a block has: all, if their reports are read together."""
+    if not getattr(privacy, "keeps_reports", False):
+        return strategy.block_clients
+    assert strategy.lanes is not None
+    return (privacy.sampling.max_clients + strategy.lanes) * mesh.size
 
 
 @jax.jit

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxfed.engine import _chunk, _close, _devices, _round
 from jaxfed.engine._block import Layout, unpack
 from jaxfed.engine._chunk import Common, Progress, Sums
-from jaxfed.engine._feed import Fed
+from jaxfed.engine._feed import Fed, Keep
 from jaxfed.engine._round import RoundState
 from jaxfed.typing import Cohort, FederatedAlgorithm, PyTree, RoundReport
 
@@ -27,7 +26,7 @@ class _Site(NamedTuple):
     """What one device works with during a block."""
 
     state: RoundState
-    clients: PyTree
+    states: PyTree
     packed: jax.Array
     arrays: dict[str, jax.Array]
     index: Any
@@ -41,7 +40,8 @@ class _Worker(NamedTuple):
     step: jax.Array
     progress: Progress
     sums: Sums
-    kept: PyTree
+    states: PyTree
+    """What the block's clients keep, leaves (chunks, lanes, ...)."""
 
 
 class Stepped:
@@ -66,47 +66,54 @@ class Stepped:
         self._close = _close.compiled(algorithm, mesh)
 
     def run(
-        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
+        self,
+        state: RoundState,
+        blocks: Iterable[Fed],
+        index: Any,
+        key: jax.Array,
+        keep: Keep,
     ) -> tuple[RoundState, RoundReport]:
         """Starts a round; the results may still be under way when it returns."""
-        clients, sums = self.add_up(state, blocks, index, key)
-        return self.close(state, clients, sums, index, key)
+        sums = self.add_up(state, blocks, index, key, keep)
+        return self.close(state, sums, index, key)
 
     def add_up(
-        self, state: RoundState, blocks: Iterable[Fed], index: Any, key: jax.Array
-    ) -> tuple[PyTree, Sums]:
-        """Runs a round up to its sum: what clients keep, and each device's sums."""
-        mesh, clients = self._mesh, state.clients
-        sums: list[Any] = [None] * len(_devices.local_places(mesh))
+        self,
+        state: RoundState,
+        blocks: Iterable[Fed],
+        index: Any,
+        key: jax.Array,
+        keep: Keep,
+    ) -> Sums:
+        """Runs a round up to each device's sums; `keep` gets what clients keep."""
+        sums: list[Any] = [None] * len(_devices.local_places(self._mesh))
         for block in blocks:
-            sites = self._sites(state, clients, block, index, key)
+            sites = self._sites(state, block, index, key)
             workers = [
                 self._begin(of_device, site, block.layout)
                 for of_device, site in zip(sums, sites, strict=True)
             ]
             workers = self._driven(workers, sites, block)
             sums = [worker.sums for worker in workers]
-            if jax.tree.leaves(clients):
-                kept = _devices.joined(mesh, [_first_axis(w.kept) for w in workers])
-                numbers = np.stack(
-                    [unpack(block.layout, h).clients for h in block.host]
-                )
-                clients = _close.putting_back(mesh)(clients, numbers, kept)
-        return clients, _devices.joined(mesh, [_first_axis(one) for one in sums])
+            keep(block, self._joined([worker.states for worker in workers]))
+        return self._joined(sums)
 
     def close(
-        self, state: RoundState, clients: PyTree, sums: Sums, index: Any, key: jax.Array
+        self, state: RoundState, sums: Sums, index: Any, key: jax.Array
     ) -> tuple[RoundState, RoundReport]:
         """Releases the sums; `key` is the root of the noise's key."""
-        return self._close(state, clients, sums, index, key)
+        return self._close(state, sums, index, key)
+
+    def _joined(self, parts: list[PyTree]) -> PyTree:
+        return _devices.joined(self._mesh, [_first_axis(part) for part in parts])
 
     def _sites(
-        self, state: RoundState, clients: PyTree, block: Fed, index: Any, key: Any
+        self, state: RoundState, block: Fed, index: Any, key: Any
     ) -> list[_Site]:
         """Returns each local device's own copies."""
         parts = (
-            state._replace(clients=()),
-            clients,
+            state,
+            block.states,
             block.packed,
             block.arrays,
             index,
@@ -181,15 +188,18 @@ def _compiled(
 
     def begin(sums: Sums | None, site: _Site, layout: Layout) -> _Worker:
         common, cohort = opened(site, layout)
+        states = jax.tree.map(lambda a: a[0], site.states)
         if sums is None:
-            sums = _chunk.zero_sums(common, cohort, site.clients)
-        zero, shape = jnp.zeros((), jnp.int32), cohort.clients.shape
-        kept = jax.tree.map(
-            lambda a: jnp.zeros(shape + a.shape[1:], a.dtype), site.clients
-        )
-        lanes = _chunk.lanes_of(cohort, zero)
-        progress = _chunk.begin(common, lanes, cohort.rows, site.clients)
-        return _Worker(zero, zero, progress, sums, kept)
+            sums = _chunk.zero_sums(common, cohort, states)
+        zero = jnp.zeros((), jnp.int32)
+        progress = started(common, cohort, zero, states)
+        return _Worker(zero, zero, progress, sums, states)
+
+    def started(
+        common: Common, cohort: Cohort, chunk: jax.Array, states: PyTree
+    ) -> Progress:
+        lanes, kept = _chunk.lanes_of(cohort, chunk), _chunk.kept_by(states, chunk)
+        return _chunk.begin(common, lanes, cohort.rows, kept)
 
     def step(
         width: int | None,
@@ -206,14 +216,14 @@ def _compiled(
     def end(worker: _Worker, site: _Site, layout: Layout) -> _Worker:
         common, cohort = opened(site, layout)
         lanes = _chunk.lanes_of(cohort, worker.chunk)
+        kept = _chunk.kept_by(worker.states, worker.chunk)
         sums, kept = _chunk.end(
-            common, lanes, worker.progress, worker.sums, site.clients
+            common, lanes, worker.progress, worker.sums, kept, worker.chunk
         )
-        kept = jax.tree.map(lambda a, b: a.at[worker.chunk].set(b), worker.kept, kept)
-        following = _chunk.lanes_of(cohort, worker.chunk + 1)
-        progress = _chunk.begin(common, following, cohort.rows, site.clients)
-        zero = jnp.zeros((), jnp.int32)
-        return _Worker(worker.chunk + 1, zero, progress, sums, kept)
+        states = _chunk.with_kept(worker.states, worker.chunk, kept)
+        following, zero = worker.chunk + 1, jnp.zeros((), jnp.int32)
+        progress = started(common, cohort, following, states)
+        return _Worker(following, zero, progress, sums, states)
 
     steps = [
         jax.jit(functools.partial(step, width), static_argnums=4, donate_argnums=(0, 1))

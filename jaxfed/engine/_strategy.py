@@ -6,6 +6,7 @@ its keys, or the sum of given updates.
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 
@@ -28,7 +29,9 @@ class Strategy:
         devices: on how many devices.
         block_clients: how many clients are planned and fed at once.
         resident_bytes: larger data is streamed from the host instead of kept on each
-            device.
+            device; what clients keep between rounds, if larger, lies in a file.
+        state_directory: where that file is made; where temporary files are (`TMPDIR`)
+            if not given. It has no name there and ends with the process.
         reason: why it was chosen, for people.
     """
 
@@ -38,6 +41,9 @@ class Strategy:
     devices: int | None = None
     block_clients: int = BLOCK_CLIENTS
     resident_bytes: int | None = None
+    state_directory: str | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
     reason: str = dataclasses.field(default="as given", compare=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +53,14 @@ class Strategy:
             if getattr(self, name) is not None:
                 value = check.positive_integer(**{name: getattr(self, name)})
                 object.__setattr__(self, name, value)
+        if self.state_directory is not None:
+            where = Path(self.state_directory).absolute()
+            if not where.is_dir():
+                raise ValueError(
+                    f"state_directory must be a directory that exists, got {where}; "
+                    "make it first, or leave it out."
+                )
+            object.__setattr__(self, "state_directory", str(where))
         if self.batch_widths is not None:
             remedy = "pass for example (20, 10)"
             check.instance((tuple, list), remedy, batch_widths=self.batch_widths)

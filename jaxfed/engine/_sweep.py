@@ -88,6 +88,11 @@ def sweep(
     first = {name: values[0] for name, values in named.items()}
     algorithm = arguments.checked_algorithm(build, first)
     mechanism = algorithm.aggregator
+    if mechanism.keeps_reports:
+        raise ValueError(
+            f"settings side by side add up over clients, which {mechanism!r} does not; "
+            "run jaxfed.simulate for each setting."
+        )
     norms = arguments.norms_of(mechanism, clip_norms)
     mechanisms = arguments.mechanisms_of(mechanism, clip_norms, noise_multipliers)
     params = checked_params(params)

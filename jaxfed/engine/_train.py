@@ -265,9 +265,8 @@ def _strategy(
     if begun is not None:  # a run over vaults has none, and is refused by its plan
         given = dataclasses.asdict(given_strategy(strategy))
         if strategy == "auto" or all(given[n] in (None, begun[n]) for n in _STRATEGY):
-            widths = given["batch_widths"]
-            reason = "as this run began"
-            strategy = Strategy(**begun, batch_widths=widths, reason=reason)
+            local = {name: given[name] for name in ("batch_widths", "state_directory")}
+            strategy = Strategy(**begun, **local, reason="as this run began")
     return choose_strategy(algorithm, data, params=params, strategy=strategy)
 
 

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -77,6 +77,10 @@ class Privacy(Configuration, abc.ABC):
 
     Subclasses are frozen keyword-only dataclasses with a `sampling` field.
     """
+
+    keeps_reports: ClassVar[bool] = False
+    """Whether `release` gets every report by itself, leaves (clients, ...), instead of
+    their sum; such an object has no guarantee."""
 
     sampling: Sampler
     delta: float | None = None

@@ -3,6 +3,7 @@
 McMahan et al. 2017, arXiv:1602.05629, algorithm 1, line "w_{t+1}".
 """
 
+import abc
 import dataclasses
 import math
 from typing import TYPE_CHECKING
@@ -23,7 +24,60 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPrivacy(Privacy):
+class Unprotected(Privacy, abc.ABC):
+    """What has no guarantee by its type: epsilon is infinite, whatever its fields."""
+
+    sampling: Sampler
+    delta: None = dataclasses.field(default=None, init=False, repr=False)
+
+    @abc.abstractmethod
+    def _reason(self) -> str:
+        """Returns why there is none, in one sentence."""
+
+    def event(self, rounds: int) -> "DpEvent":
+        """Returns the event that no accountant gives a finite epsilon."""
+        from dp_accounting import NonPrivateDpEvent
+
+        check.positive_integer(rounds=rounds)
+        return NonPrivateDpEvent()
+
+    def epsilon(
+        self, *, rounds: int | None = None, delta: float | None = None
+    ) -> float:
+        """Returns infinity."""
+        del rounds, delta
+        return math.inf
+
+    def epsilon_of(
+        self,
+        unit: str,
+        *,
+        count: int = 1,
+        rounds: int | None = None,
+        delta: float | None = None,
+    ) -> float:
+        """Returns infinity."""
+        del unit, count, rounds, delta
+        return math.inf
+
+    def epsilon_curve(self, rounds: int) -> np.ndarray:
+        """Returns infinity for every round."""
+        return np.full(rounds, math.inf)
+
+    def _statement(self, rounds: int | None) -> Statement:
+        return Statement(
+            claim=f"No privacy guarantee. {self._reason()}",
+            epsilon=math.inf,
+            delta=None,
+            rounds=rounds,
+            unit="none",
+            relation="none",
+            sampling=self.sampling.describe(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPrivacy(Unprotected):
     """A mean over clients without clip and without noise. Gives no guarantee.
 
     Args:
@@ -32,8 +86,6 @@ class NoPrivacy(Privacy):
             federated averaging does; `"clients"` weighs all alike.
     """
 
-    sampling: Sampler
-    delta: None = dataclasses.field(default=None, init=False, repr=False)
     weighting: str = "examples"
 
     def __post_init__(self) -> None:
@@ -78,46 +130,10 @@ class NoPrivacy(Privacy):
         value = tree.scale(total["update"], 1.0 / safe)
         return state, Released(value=value, num_clients=total["count"])
 
-    def event(self, rounds: int) -> "DpEvent":
-        """Returns the event that no accountant gives a finite epsilon."""
-        from dp_accounting import NonPrivateDpEvent
-
-        check.positive_integer(rounds=rounds)
-        return NonPrivateDpEvent()
-
-    def epsilon(
-        self, *, rounds: int | None = None, delta: float | None = None
-    ) -> float:
-        """Returns infinity."""
-        del rounds, delta
-        return math.inf
-
-    def epsilon_of(
-        self,
-        unit: str,
-        *,
-        count: int = 1,
-        rounds: int | None = None,
-        delta: float | None = None,
-    ) -> float:
-        """Returns infinity."""
-        del unit, count, rounds, delta
-        return math.inf
-
-    def epsilon_curve(self, rounds: int) -> np.ndarray:
-        """Returns infinity for every round."""
-        return np.full(rounds, math.inf)
-
-    def _statement(self, rounds: int | None) -> Statement:
-        return Statement(
-            claim="No privacy guarantee. Updates are neither clipped nor noised: every "
-            "release may reveal any client's data (epsilon is infinite).",
-            epsilon=math.inf,
-            delta=None,
-            rounds=rounds,
-            unit="none",
-            relation="none",
-            sampling=self.sampling.describe(),
+    def _reason(self) -> str:
+        return (
+            "Updates are neither clipped nor noised: every release may reveal any "
+            "client's data (epsilon is infinite)."
         )
 
 

@@ -125,6 +125,26 @@ def test_what_clients_keep_goes_on_too(build, kind, data, tmp_path):
     assert bits(history.params) != bits(PARAMS)
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_damaged_client_states_are_not_gone_on_with(damage, data, tmp_path, caplog):
+    path, algorithm, place = ledger(tmp_path), scaffold(), tmp_path / "saved"
+    saved = jf.Checkpoint(directory=place, every=2, client_state=True)
+    train(data, path, algorithm, checkpoint=saved, rounds=7)
+    files = sorted(p.name for p in (place / "client_states").iterdir())
+    assert files[-2:] == ["6", "7"]
+    assert len(files) <= 3
+    newest = place / "client_states" / "7"
+    held = bytearray(newest.read_bytes())
+    held[len(held) // 2] ^= 1
+    newest.unlink()
+    if damage == "changed":
+        newest.write_bytes(held)
+    history = train(data, path, algorithm, checkpoint=saved, rounds=7)
+    assert "checkpoint 7" in caplog.text
+    assert (place / "damaged-7").is_dir()
+    assert bits(history.state) == bits(train(data, path, algorithm, rounds=7).state)
+
+
 def test_a_run_that_is_told_to_stop_saves_and_ends(data, tmp_path):
     path, saved = ledger(tmp_path), jf.Checkpoint(directory=tmp_path / "s", every=99)
     before = signal.getsignal(signal.SIGTERM)

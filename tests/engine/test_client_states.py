@@ -1,0 +1,198 @@
+"""What clients keep: in memory and in a file alike, and a file bounds the memory."""
+
+import errno
+import io
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxfed as jf
+from jaxfed.engine import _devices
+from jaxfed.engine._block import Layout, pack
+from jaxfed.engine._client_states import ClientStates
+from jaxfed.engine._feed import Fed
+from jaxfed.typing import Cohort
+from tests.conformance.cases import DATA, PARAMS, feddyn, scaffold
+
+FIRST = {
+    "a": jnp.arange(3, dtype=jnp.float32),
+    "b": (jnp.full((2, 2), 7, jnp.int8), jnp.ones((), jnp.bfloat16)),
+}
+ON_DISK, IN_MEMORY = 0, 1 << 30
+
+
+def states_of(most_bytes, first=FIRST, count=10, **options):
+    mesh = _devices.mesh_of(1)
+    return ClientStates(first, count, mesh=mesh, most_bytes=most_bytes, **options)
+
+
+def block_of(numbers):
+    """Returns a block of one device whose chunks hold these clients."""
+    numbers = np.asarray(numbers, np.int32)
+    layout = Layout(*numbers.shape, lines=1, width=1)
+    fields = [np.zeros(shape, np.int32) for shape in layout.shapes()]
+    packed = pack(layout, Cohort(numbers, *fields[1:]), 1)  # ty: ignore
+    return Fed(layout, packed, jnp.asarray(packed), {}, True)
+
+
+def moved(states, value):
+    return jax.tree.map(lambda a: a + jnp.asarray(value, a.dtype), states)
+
+
+def assert_equal(one, two):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("most_bytes", [ON_DISK, IN_MEMORY])
+def test_rows_come_back_as_they_were_kept(most_bytes):
+    states = states_of(most_bytes)
+    assert states.is_on_disk == (most_bytes == ON_DISK)
+    block = block_of([[4, 1], [7, 10]])  # 10 is padding
+    found = states.of_block(block)
+    want = jax.tree.map(lambda a: jnp.broadcast_to(a, (1, 2, 2, *a.shape)), FIRST)
+    assert_equal(found, want)  # nobody began
+    states.keep(block, moved(found, 1))
+    states.keep(block_of([[2, 10], [10, 10]]), moved(found, 2))
+    rows = states.of_clients(np.arange(10))
+    added = np.array([0, 1, 2, 0, 1, 0, 0, 1, 0, 0])
+    assert_equal(rows["a"], np.asarray(FIRST["a"]) + added[:, None].astype(np.float32))
+    again = states.of_block(block_of([[10, 7], [2, 3]]))
+    assert_equal(again["b"][0][0, :, :, 0, 0], np.array([[7, 8], [9, 7]], np.int8))
+    assert_equal(again["b"][1][0].astype(np.float32), np.float32([[1, 2], [3, 1]]))
+
+
+def test_padding_between_real_clients_is_left_out():
+    states = states_of(IN_MEMORY)
+    block = block_of([[4, 10], [7, 1]])
+    values = {
+        "a": jnp.arange(12, dtype=jnp.float32).reshape(1, 2, 2, 3),
+        "b": (jnp.zeros((1, 2, 2, 2, 2), jnp.int8), jnp.ones((1, 2, 2), jnp.bfloat16)),
+    }
+    states.keep(block, values)
+    rows = states.of_clients(np.array([4, 7, 1, 0]))["a"]
+    assert rows[:, 0].tolist() == [0, 6, 9, 0]
+
+
+@pytest.mark.parametrize("most_bytes", [ON_DISK, IN_MEMORY])
+def test_saved_states_are_read_by_either_kind(most_bytes, tmp_path):
+    states = states_of(most_bytes)
+    block = block_of([[4, 1], [7, 9]])
+    states.keep(block, moved(states.of_block(block), 3))
+    digest = states.save(tmp_path / "saved")
+    assert (tmp_path / "saved").stat().st_mode & 0o077 == 0
+    other = states_of(ON_DISK if most_bytes else IN_MEMORY)
+    other.load(tmp_path / "saved")
+    assert_equal(other.of_clients(np.arange(10)), states.of_clients(np.arange(10)))
+    assert other.save(tmp_path / "again") == digest
+    whole = (tmp_path / "saved").read_bytes()
+    (tmp_path / "short").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"must have the 74 bytes of this run's"):
+        other.load(tmp_path / "short")
+
+
+@pytest.mark.parametrize("build", [lambda: scaffold(2), feddyn])
+@pytest.mark.parametrize("executor", ["loop", "stepped"])
+def test_a_run_over_a_file_is_the_run_in_memory(build, executor, monkeypatch):
+    made = []
+    original = ClientStates.__init__
+
+    def spied(self, *arguments, **named):
+        original(self, *arguments, **named)
+        made.append(self)
+
+    monkeypatch.setattr(ClientStates, "__init__", spied)
+
+    def run(resident_bytes, block_clients=4096):
+        strategy = jf.engine.Strategy(
+            executor=executor,
+            lanes=2,
+            resident_bytes=resident_bytes,
+            block_clients=block_clients,
+        )
+        history = jf.simulate(
+            build(),
+            DATA,
+            params=PARAMS,
+            rounds=5,
+            seed=3,
+            progress=False,
+            strategy=strategy,
+        )
+        return history.state, made[-1].of_clients(np.arange(DATA.num_clients))
+
+    memory, file, blocks = run(1 << 30), run(1), run(1, block_clients=2)
+    assert [one.is_on_disk for one in made] == [False, True, True]
+    assert_equal(file, memory)
+    assert_equal(blocks[1], memory[1])  # each client's own work, bit for bit
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    states = states_of(ON_DISK, directory=str(tmp_path))
+    block = block_of([[4, 1]])
+    found = states.of_block(block)
+
+    class Full(io.RawIOBase):
+        def seek(self, *_):
+            return 0
+
+        def write(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(states._rows, "_file", Full())
+    states.keep(block, found)
+    with pytest.raises(RuntimeError, match=r"No space left.*state_directory"):
+        states.settle()
+
+
+def test_the_file_has_no_name(tmp_path):
+    states = states_of(ON_DISK, directory=str(tmp_path))
+    block = block_of([[4, 1]])
+    states.keep(block, states.of_block(block))
+    states.settle()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="state_directory must be a directory"):
+        jf.engine.Strategy(state_directory=str(tmp_path / "missing"))
+
+
+def test_keys_are_refused():
+    with pytest.raises(TypeError, match="init_client must return numbers, got key"):
+        states_of(IN_MEMORY, first={"key": jax.random.key(0)})
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_population(tmp_path):
+    """A child with a million clients of 4 KB each may take a tenth of their 4 GB."""
+    program = """
+        import resource, sys
+        import jax.numpy as jnp
+        import numpy as np
+        sys.path.insert(0, {root!r})
+        from tests.engine.test_client_states import block_of, states_of
+        row = jnp.zeros(1024, jnp.float32)
+        states = states_of(1 << 20, row, 1_000_000, directory={place!r})
+        draw = np.random.default_rng(0)
+        for _ in range(4):
+            block = block_of(draw.permutation(1_000_000)[:4000].reshape(-1, 8))
+            states.keep(block, states.of_block(block) + 1)
+            states.settle()
+        assert states.is_on_disk
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    """
+    root = str(pathlib.Path(__file__).parents[2])
+    text = textwrap.dedent(program).format(root=root, place=str(tmp_path))
+    child = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) < 500
