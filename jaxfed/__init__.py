@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from jaxfed import noise as noise
     from jaxfed import privacy as privacy
     from jaxfed import queries as queries
+    from jaxfed import robust as robust
     from jaxfed import sampling as sampling
+    from jaxfed import timing as timing
     from jaxfed import tree as tree
     from jaxfed import typing as typing
     from jaxfed._cite import cite as cite
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from jaxfed.engine import Strategy as Strategy
     from jaxfed.engine import Sweep as Sweep
     from jaxfed.engine import simulate as simulate
+    from jaxfed.engine import simulate_in_time as simulate_in_time
     from jaxfed.engine import sweep as sweep
     from jaxfed.engine import train as train
     from jaxfed.engine import use_cores as use_cores
@@ -55,7 +58,9 @@ _SUBMODULES = (
     "noise",
     "privacy",
     "queries",
+    "robust",
     "sampling",
+    "timing",
     "tree",
     "typing",
 )
@@ -67,6 +72,7 @@ _FROM = {
     "Sweep": "engine",
     "cite": "_cite",
     "simulate": "engine",
+    "simulate_in_time": "engine",
     "sweep": "engine",
     "train": "engine",
     "use_cores": "engine",

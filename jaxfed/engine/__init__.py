@@ -12,3 +12,4 @@ from jaxfed.engine._sweep import sweep as sweep
 from jaxfed.engine._sweep_table import Setting as Setting
 from jaxfed.engine._sweep_table import Sweep as Sweep
 from jaxfed.engine._train import train as train
+from jaxfed.engine._virtual_time import simulate_in_time as simulate_in_time

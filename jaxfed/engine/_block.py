@@ -43,6 +43,20 @@ class Block(NamedTuple):
     """One array a device: whose examples it needs, in ascending order. Empty where
     rows are numbered through the whole data."""
 
+    def cut(self, most_steps: np.ndarray) -> "Block":
+        """Returns the block in which clients end after so many steps.
+
+        Args:
+            most_steps: (num_clients,), at least 1 for the clients of the block.
+        """
+        packed = self.packed.copy()
+        padded = np.append(most_steps, 0)  # of padding, whose numbers are past the end
+        for mine in packed:
+            fields = unpack(self.layout, mine)
+            own = padded[np.minimum(fields.clients, len(most_steps))]
+            fields.num_steps[...] = np.minimum(fields.num_steps, own)
+        return self._replace(packed=packed)
+
 
 def pack(layout: Layout, fields: Cohort, num_devices: int) -> np.ndarray:
     """Joins fields of shapes (num_devices, ...) into one array."""

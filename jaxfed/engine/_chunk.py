@@ -53,7 +53,7 @@ class Lanes(NamedTuple):
     @property
     def longest(self) -> jax.Array:
         """How many steps the chunk takes, () int32."""
-        return self.num_steps if self.is_alone else self.num_steps[0]
+        return self.num_steps if self.is_alone else jnp.max(self.num_steps)
 
 
 class Progress(NamedTuple):

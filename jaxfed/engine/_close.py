@@ -29,8 +29,9 @@ def compiled(algorithm: FederatedAlgorithm, mesh: Mesh) -> Any:
         sums = rest._replace(encoded=encoded)
         return closed(algorithm, mesh, state, sums, index, key=key)
 
-    # counts are too small for a result to take their place, of which JAX would warn
-    options: dict[str, Any] = {"donate_argnums": 0}
+    # only of a sum can a result take the place: of others, JAX would warn
+    is_sum = not getattr(algorithm.aggregator, "keeps_reports", False)
+    options: dict[str, Any] = {"donate_argnums": 0} if is_sum else {}
     if mesh.size > 1:
         options["out_shardings"] = _devices.replicated(mesh)
     run = jax.jit(program, **options)

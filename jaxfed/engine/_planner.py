@@ -87,6 +87,11 @@ class Planner:
         for start, stop in itertools.pairwise(starts):
             yield self._block(_Queues(*(a[start:stop] for a in queues)), source)
 
+    @property
+    def steps(self) -> np.ndarray:
+        """How many local steps each client takes, (num_clients,)."""
+        return self._work.steps
+
     def waste(self, clients: np.ndarray) -> dict[str, float]:
         """Returns which share of the slots of a round is spent in vain.
 

@@ -209,6 +209,51 @@ class Run:
         self._finish(index, summed.plan)
         self.states.settle()
 
+    def cohort(self, index: int) -> np.ndarray:
+        """Returns the clients that the sampler draws for round `index`."""
+        return self._sampling.draw(index, key=_sampling_key(self._root))
+
+    def steps(self) -> np.ndarray:
+        """Returns how many local steps each client takes, (num_clients,). Private."""
+        return self._planner.steps
+
+    def add_up_clients(
+        self,
+        number: int,
+        clients: np.ndarray,
+        most_steps: np.ndarray,
+        state: RoundState,
+    ) -> Sums:
+        """Runs some clients up to their sum, from a state of the caller's.
+
+        Args:
+            number: decides on their batches and keys, as that of a round does.
+            clients: (count,) distinct client numbers.
+            most_steps: (count,) after how many local steps each ends.
+            state: what they start from; a copy on every device.
+        """
+        key = _shuffling_key(self._root, np.int32(number))
+        limits = np.zeros(self._planner.steps.shape, np.int64)
+        limits[clients] = most_steps
+        blocks = (b.cut(limits) for b in self._planner.plan(clients, key=key))
+        sums = self._executor.add_up(
+            state,
+            self._with_states(self._feeder.feed(blocks)),
+            _devices.everywhere(self._mesh, np.int32(number)),
+            self._root_everywhere,
+            self.states.keep,
+        )
+        self.states.settle()
+        return sums
+
+    def close(self, index: int, sums: Sums, state: RoundState) -> RoundReport:
+        """Releases sums in round `index`, and goes on from the state that follows."""
+        number = _devices.everywhere(self._mesh, np.int32(index))
+        self.state, report = self._executor.close(
+            state, sums, number, self._root_everywhere
+        )
+        return report
+
     def _with_states(self, blocks: Iterable[Fed]) -> Iterator[Fed]:
         """Yields blocks with what their clients keep, as it is when they start."""
         for block in blocks:

@@ -95,7 +95,7 @@ def simulate(
         run = Run(algorithm, data, arrays, params, root, rounds, chosen)
         epsilons = privacy.epsilon_curve(rounds)
         step = Step(
-            run=lambda index: _private_facts(run.one_round(index), index),
+            run=lambda index: private_facts(run.one_round(index), index),
             epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
         )
         resumable = None
@@ -197,7 +197,7 @@ def _shapes(values: PyTree) -> str:
     return str(jax.tree.map(jnp.shape, values))[:300]
 
 
-def _private_facts(report: RoundReport, index: int) -> dict[str, float]:
+def private_facts(report: RoundReport, index: int) -> dict[str, float]:
     """Returns the private facts of a round, and refuses one that taught nothing."""
     is_finite = _is_finite(_devices.on_first(report.released))
     private, is_finite = jax.device_get((report.private, is_finite))

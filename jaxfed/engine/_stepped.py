@@ -159,7 +159,7 @@ _END = -1
 def _programs(cohort: Cohort) -> Iterator[int]:
     """Yields which program comes next: the width of a step, or the end of a chunk."""
     for chunk in range(int(cohort.num_chunks)):
-        total, tail = int(cohort.num_steps[chunk, 0]), int(cohort.tail[chunk])
+        total, tail = int(cohort.num_steps[chunk].max()), int(cohort.tail[chunk])
         length = max(1, int(cohort.pass_steps[chunk]))
         for step in range(total):
             yield tail if (step + 1) % length == 0 else 0

@@ -11,6 +11,8 @@ from jaxfed.privacy._base import Privacy as Privacy
 from jaxfed.privacy._central import Central as Central
 from jaxfed.privacy._central_correlated import CentralCorrelated as CentralCorrelated
 from jaxfed.privacy._central_entry import central as central
+from jaxfed.privacy._every_report import EveryReport as EveryReport
+from jaxfed.privacy._every_report import every_report as every_report
 from jaxfed.privacy._example_level import ExampleLevel as ExampleLevel
 from jaxfed.privacy._example_level import example_level as example_level
 from jaxfed.privacy._hypothetical import Hypothetical as Hypothetical
@@ -18,6 +20,7 @@ from jaxfed.privacy._hypothetical import hypothetical as hypothetical
 from jaxfed.privacy._local import Local as Local
 from jaxfed.privacy._local import local as local
 from jaxfed.privacy._none import NoPrivacy as NoPrivacy
+from jaxfed.privacy._none import Unprotected as Unprotected
 from jaxfed.privacy._none import none as none
 from jaxfed.privacy._statement import Statement as Statement
 

@@ -37,6 +37,8 @@ class Case(NamedTuple):
     """Whether the release is noised, so that sums of parts do not add up."""
     has_local_noise: bool = False
     """Whether each client's contribution is noised before it is summed."""
+    adds_up: bool = True
+    """Whether the release is made of a sum over clients."""
 
 
 def poisson():
@@ -126,6 +128,12 @@ def with_extra() -> FederatedAlgorithm:
     )
 
 
+def every_report():
+    rule = jf.robust.TrimmedMean(fraction=0.2)
+    privacy = jf.privacy.every_report(sampling=poisson(), rule=rule)
+    return jf.algorithms.fedavg(sgd(), privacy)
+
+
 BATCHES: dict = {"batch_size": 4, "epochs": 2}
 
 
@@ -181,6 +189,7 @@ ALGORITHMS = [
     Case("both_extension_slots", with_extra, keeps_client_state=True),
     # methods that keep, send or share something of their own; then those of which the
     # server alone differs
+    Case("every_report", every_report, adds_up=False, is_nightly=True),
     Case("scaffold", lambda: scaffold(2), keeps_client_state=True),
     Case(
         "dp_scaffold",

@@ -810,6 +810,10 @@ def test_privacy_that_vaults_cannot_keep_is_refused(tmp_path):
     for privacy, match in (
         (jf.privacy.none(sampling=FULL), "privacy.central"),
         (
+            jf.privacy.every_report(sampling=FULL, rule=jf.robust.Median()),
+            "privacy.central",
+        ),
+        (
             jf.privacy.local(
                 sampling=FULL,
                 clipping=jf.clipping.Fixed(norm=1.0),
