@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxfed import accounting as accounting
     from jaxfed import algorithms as algorithms
+    from jaxfed import attacks as attacks
     from jaxfed import clients as clients
     from jaxfed import clipping as clipping
     from jaxfed import data as data
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _SUBMODULES = (
     "accounting",
     "algorithms",
+    "attacks",
     "clients",
     "clipping",
     "data",

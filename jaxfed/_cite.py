@@ -103,6 +103,47 @@ PAPERS = {
         2020,
         "1905.10497",
     ),
+    "yin2018byzantine": _Paper(
+        "Yin, Dong and Chen, Yudong and Ramchandran, Kannan and Bartlett, Peter",
+        "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
+        2018,
+        "1803.01498",
+    ),
+    "blanchard2017machine": _Paper(
+        "Blanchard, Peva and El Mhamdi, El Mahdi and Guerraoui, Rachid and Stainer, "
+        "Julien",
+        "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
+        2017,
+        "1703.02757",
+    ),
+    "pillutla2019robust": _Paper(
+        "Pillutla, Krishna and Kakade, Sham M. and Harchaoui, Zaid",
+        "Robust Aggregation for Federated Learning",
+        2019,
+        "1912.13445",
+    ),
+    "sun2019can": _Paper(
+        "Sun, Ziteng and Kairouz, Peter and Suresh, Ananda Theertha and McMahan, H. "
+        "Brendan",
+        "Can You Really Backdoor Federated Learning?",
+        2019,
+        "1911.07963",
+    ),
+    "li2019rsa": _Paper(
+        "Li, Liping and Xu, Wei and Chen, Tianyi and Giannakis, Georgios B. and Ling, "
+        "Qing",
+        "RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning "
+        "from Heterogeneous Datasets",
+        2019,
+        "1811.03761",
+    ),
+    "bagdasaryan2020how": _Paper(
+        "Bagdasaryan, Eugene and Veit, Andreas and Hua, Yiqing and Estrin, Deborah and "
+        "Shmatikov, Vitaly",
+        "How To Backdoor Federated Learning",
+        2020,
+        "1807.00459",
+    ),
     "mcmahan2018learning": _Paper(
         "McMahan, H. Brendan and Ramage, Daniel and Talwar, Kunal and Zhang, Li",
         "Learning Differentially Private Recurrent Language Models",
@@ -191,7 +232,13 @@ ALGORITHMS = {
     "qffl": ["li2020fair"],
     "evaluation": [],
 }
-# by the name of a privacy object's class, or that of its noise or clip
+# by the name of an attack in that of local work
+ATTACKS = {
+    "sign_flip": ["li2019rsa"],
+    "scaled": ["bagdasaryan2020how"],
+    "gaussian_noise": ["blanchard2017machine"],
+}
+# by the name of a privacy object's class, or that of its noise, clip or rule
 PRIVACY = {
     "Central": ["mcmahan2018learning", "doroshenko2022connect"],
     "CentralCorrelated": ["mcmahan2018learning", "doroshenko2022connect"],
@@ -206,14 +253,20 @@ PRIVACY = {
     "BLT": ["dvijotham2024efficient", "canonne2020discrete"],
     "PrivUnit": ["bhowmick2018protection"],
     "Adaptive": ["andrew2021differentially"],
+    "Median": ["yin2018byzantine"],
+    "TrimmedMean": ["yin2018byzantine"],
+    "Krum": ["blanchard2017machine"],
+    "GeometricMedian": ["pillutla2019robust"],
+    "NormBounded": ["sun2019can"],
 }
 
 
 def cite(algorithm: FederatedAlgorithm, *, file: TextIO | None = None) -> None:
     """Prints the BibTeX entries of what an algorithm is made of.
 
-    Of the method, its privacy object with clip and noise, and the accountant; what was
-    published without a name of its own, such as your own method, has none.
+    Of the method, its privacy object with clip and noise, the accountant, a rule of
+    robust aggregation and an attack; what was published without a name of its own, such
+    as your own method, has none.
 
     Args:
         algorithm: any.
@@ -232,12 +285,14 @@ def cite(algorithm: FederatedAlgorithm, *, file: TextIO | None = None) -> None:
 
 def _keys(algorithm: FederatedAlgorithm) -> list[str]:
     privacy: Any = algorithm.aggregator
-    parts = [privacy, *(getattr(privacy, name, None) for name in ("noise", "clipping"))]
+    names = ("noise", "clipping", "rule")
+    parts = [privacy, *(getattr(privacy, name, None) for name in names)]
     found = list(ALGORITHMS.get(algorithm.name, []))
     if algorithm.local.kind == "prox":
         found += ALGORITHMS["fedprox"]
     if algorithm.name == "scaffold" and type(privacy).__name__ in PRIVACY:
         found.append("noble2022differentially")
+    found += ATTACKS.get(algorithm.local.name.partition("(")[0], [])
     for part in parts:
         found += PRIVACY.get(type(part).__name__, [])
     return list(dict.fromkeys(found))

@@ -2,6 +2,7 @@
 
 import io
 import re
+import types
 from pathlib import Path
 
 import optax
@@ -54,9 +55,22 @@ def test_what_was_used_is_cited():
     assert "dvijotham2024efficient" in cited(fedavg(correlated))
 
 
+def test_attacks_and_robust_rules_are_cited():
+    local = jf.clients.sgd(logistic_loss, optax.sgd(0.1), batch_size=4, epochs=1)
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=4))
+    hostile = jf.attacks.scaled(local, factor=4.0)
+    found = cited(jf.algorithms.fedavg(hostile, none))
+    assert found == ["mcmahan2017communication", "bagdasaryan2020how"]
+    assert set(_cite.ATTACKS) < {name for name in dir(jf.attacks) if name[0] != "_"}
+    rule = types.SimpleNamespace(rule=jf.robust.Krum(attackers=1))
+    found = cited(jf.algorithms.fedavg(local, none)._replace(aggregator=rule))
+    assert found == ["mcmahan2017communication", "blanchard2017machine"]
+
+
 def test_every_name_has_its_papers_and_every_paper_a_name():
     used = {key for keys in _cite.ALGORITHMS.values() for key in keys}
     used |= {key for keys in _cite.PRIVACY.values() for key in keys}
+    used |= {key for keys in _cite.ATTACKS.values() for key in keys}
     assert used | {"noble2022differentially"} == set(_cite.PAPERS)
     names = {name for name in dir(jf.algorithms) if not name.startswith("_")}
     assert names - {"measures"} <= set(_cite.ALGORITHMS) | {"mime"}
