@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxfed import attacks as attacks
     from jaxfed import clients as clients
     from jaxfed import clipping as clipping
+    from jaxfed import compression as compression
     from jaxfed import data as data
     from jaxfed import deploy as deploy
     from jaxfed import engine as engine
@@ -49,6 +50,7 @@ _SUBMODULES = (
     "attacks",
     "clients",
     "clipping",
+    "compression",
     "data",
     "deploy",
     "engine",

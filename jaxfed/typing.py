@@ -99,6 +99,9 @@ class LocalWork(NamedTuple):
     """The optimizer whose state is the server's in every step, if there is one."""
     mechanism: Any = None
     """The privacy object whose noise is inside the steps, if there is one."""
+    compression: Any = None
+    """What shortens the message, if anything does: `compression.num_bits(sends(params))`
+    is its length; else a message holds 32 bits for each scalar of `sends`."""
     name: str = "local work"
     """How it prints."""
 

@@ -108,6 +108,11 @@ class _Work:
                 "local work must take shuffled batches, got a sampling rate; export "
                 "work without privacy.example_level."
             )
+        if local.compression is not None:
+            raise ValueError(
+                f"local work must not be compressed, got {local!r}: a vault reports "
+                "the integers of its clip, all of them; export the local work inside."
+            )
         size = local.batching.batch_size
         self.batching = {
             "batch_size": size,

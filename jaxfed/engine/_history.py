@@ -35,8 +35,8 @@ class RoundRecord:
     """What `evaluate` returned; empty in rounds without evaluation. Private in a
     simulation."""
     private: dict[str, float]
-    """Exact cohort size, failures and mean local metrics. Private; empty in a run that
-    releases."""
+    """Exact cohort size, failures, bytes down to clients and up from them, and mean
+    local metrics. Private; empty in a run that releases."""
     released: dict[str, float] = dataclasses.field(default_factory=dict)
     """What the mechanism itself made public, such as the adaptive `clip_norm`."""
     seconds: float | None

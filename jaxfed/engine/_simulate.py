@@ -25,6 +25,7 @@ from jaxfed.engine._resume import Resumable, saver_of
 from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
+from jaxfed.engine._traffic import Traffic, traffic_of
 from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
@@ -94,8 +95,9 @@ def simulate(
         )
         run = Run(algorithm, data, arrays, params, root, rounds, chosen)
         epsilons = privacy.epsilon_curve(rounds)
+        traffic = traffic_of(algorithm, params)
         step = Step(
-            run=lambda index: private_facts(run.one_round(index), index),
+            run=lambda index: private_facts(run.one_round(index), index, traffic),
             epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
         )
         resumable = None
@@ -197,7 +199,9 @@ def _shapes(values: PyTree) -> str:
     return str(jax.tree.map(jnp.shape, values))[:300]
 
 
-def private_facts(report: RoundReport, index: int) -> dict[str, float]:
+def private_facts(
+    report: RoundReport, index: int, traffic: Traffic
+) -> dict[str, float]:
     """Returns the private facts of a round, and refuses one that taught nothing."""
     is_finite = _is_finite(_devices.on_first(report.released))
     private, is_finite = jax.device_get((report.private, is_finite))
@@ -215,6 +219,7 @@ def private_facts(report: RoundReport, index: int) -> dict[str, float]:
             "look for extreme values in the data."
         )
     counts = {"num_clients": num_clients, "num_failed": num_failed}
+    counts |= traffic.of(num_clients)
     return counts | {name: float(v) for name, v in private.metrics.items()}
 
 

@@ -19,7 +19,7 @@ from jaxfed.privacy import _local_statement, _reports
 from jaxfed.privacy._base import UNITS, Charged, Cost, Privacy, checked_delta
 from jaxfed.privacy._statement import Statement
 from jaxfed.sampling import Sampler
-from jaxfed.typing import ClientResult, Params, PyTree, Released
+from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -98,6 +98,27 @@ class Local(Privacy):
             object.__setattr__(self, "delta", self._checked_delta(self.delta))
         if self.rounds is not None:
             check.positive_integer(rounds=self.rounds)
+
+    def validate(
+        self,
+        *,
+        params: Params,
+        rounds: int,
+        local: LocalWork,
+        client_sizes: np.ndarray,
+    ) -> None:
+        """Checks that clients do not compress what then gets noise in every value.
+
+        Raises:
+            ValueError: they do.
+        """
+        del params, rounds, client_sizes
+        if local.compression is not None:
+            raise ValueError(
+                f"local must not be compressed with privacy.local, got {local!r}: a "
+                "report has noise in every value, so that it would be less accurate "
+                "and no shorter; pass the local work inside."
+            )
 
     def init(self, params: Params) -> PyTree:
         """Returns `()`: there is no state.
