@@ -144,6 +144,32 @@ PAPERS = {
         2020,
         "1807.00459",
     ),
+    "suresh2017distributed": _Paper(
+        "Suresh, Ananda Theertha and Yu, Felix X. and Kumar, Sanjiv and McMahan, H. "
+        "Brendan",
+        "Distributed Mean Estimation with Limited Communication",
+        2017,
+        "1611.00429",
+    ),
+    "konecny2016randomized": _Paper(
+        "Kone{\\v{c}}n{\\'y}, Jakub and Richt{\\'a}rik, Peter",
+        "Randomized Distributed Mean Estimation: Accuracy vs Communication",
+        2016,
+        "1611.07555",
+    ),
+    "stich2018sparsified": _Paper(
+        "Stich, Sebastian U. and Cordonnier, Jean-Baptiste and Jaggi, Martin",
+        "Sparsified SGD with Memory",
+        2018,
+        "1809.07599",
+    ),
+    "karimireddy2019error": _Paper(
+        "Karimireddy, Sai Praneeth and Rebjock, Quentin and Stich, Sebastian U. and "
+        "Jaggi, Martin",
+        "Error Feedback Fixes SignSGD and other Gradient Compression Schemes",
+        2019,
+        "1901.09847",
+    ),
     "mcmahan2018learning": _Paper(
         "McMahan, H. Brendan and Ramage, Daniel and Talwar, Kunal and Zhang, Li",
         "Learning Differentially Private Recurrent Language Models",
@@ -238,6 +264,14 @@ ATTACKS = {
     "scaled": ["bagdasaryan2020how"],
     "gaussian_noise": ["blanchard2017machine"],
 }
+# by the name of a compressor's class
+COMPRESSION = {
+    "StochasticQuantization": ["suresh2017distributed"],
+    "TopK": ["stich2018sparsified"],
+    "RandomK": ["konecny2016randomized", "stich2018sparsified"],
+    "Rotated": ["suresh2017distributed"],
+    "error feedback": ["karimireddy2019error"],
+}
 # by the name of a privacy object's class, or that of its noise, clip or rule
 PRIVACY = {
     "Central": ["mcmahan2018learning", "doroshenko2022connect"],
@@ -293,6 +327,17 @@ def _keys(algorithm: FederatedAlgorithm) -> list[str]:
     if algorithm.name == "scaffold" and type(privacy).__name__ in PRIVACY:
         found.append("noble2022differentially")
     found += ATTACKS.get(algorithm.local.name.partition("(")[0], [])
+    found += _of_compression(algorithm.local.compression)
     for part in parts:
         found += PRIVACY.get(type(part).__name__, [])
     return list(dict.fromkeys(found))
+
+
+def _of_compression(compression: Any) -> list[str]:
+    part, names = getattr(compression, "compressor", None), []
+    while part is not None:
+        names.append(type(part).__name__)
+        part = getattr(part, "inner", None)
+    if getattr(compression, "error_feedback", False):
+        names.append("error feedback")
+    return [key for name in names for key in COMPRESSION.get(name, [])]

@@ -100,8 +100,8 @@ class LocalWork(NamedTuple):
     mechanism: Any = None
     """The privacy object whose noise is inside the steps, if there is one."""
     compression: Any = None
-    """What shortens the message, if anything does: `compression.num_bits(sends(params))`
-    is its length; else a message holds 32 bits for each scalar of `sends`."""
+    """What shortens the message, if anything does: its length in bits is
+    `compression.num_bits(sends(params))`; else it is 32 for each scalar of `sends`."""
     name: str = "local work"
     """How it prints."""
 

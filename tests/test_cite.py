@@ -65,13 +65,29 @@ def test_attacks_and_robust_rules_are_cited():
     rule = types.SimpleNamespace(rule=jf.robust.Krum(attackers=1))
     found = cited(jf.algorithms.fedavg(local, none)._replace(aggregator=rule))
     assert found == ["mcmahan2017communication", "blanchard2017machine"]
+def test_a_compressor_and_what_is_inside_it_are_cited():
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=4))
+    local = jf.clients.sgd(logistic_loss, optax.sgd(0.1), batch_size=4, epochs=1)
+    rotated = jf.compression.Rotated(inner=jf.compression.TopK(fraction=0.1))
+    local = jf.compression.compressed(local, rotated, error_feedback=True)
+    assert cited(jf.algorithms.fedavg(local, none)) == [
+        "mcmahan2017communication",
+        "suresh2017distributed",
+        "stich2018sparsified",
+        "karimireddy2019error",
+    ]
 
 
 def test_every_name_has_its_papers_and_every_paper_a_name():
     used = {key for keys in _cite.ALGORITHMS.values() for key in keys}
+    used |= {key for keys in _cite.COMPRESSION.values() for key in keys}
     used |= {key for keys in _cite.PRIVACY.values() for key in keys}
     used |= {key for keys in _cite.ATTACKS.values() for key in keys}
     assert used | {"noble2022differentially"} == set(_cite.PAPERS)
+    compressors = set(_cite.COMPRESSION) - {"error feedback"}
+    assert compressors | {"Compressor"} == {
+        name for name in dir(jf.compression) if name[0].isupper()
+    }
     names = {name for name in dir(jf.algorithms) if not name.startswith("_")}
     assert names - {"measures"} <= set(_cite.ALGORITHMS) | {"mime"}
     known = {type_ for type_ in _cite.PRIVACY if type_[0].isupper()}

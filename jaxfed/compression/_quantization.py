@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxfed import _check as check
-from jaxfed import keys
+from jaxfed import keys, tree
 from jaxfed.typing import PyTree
 
 _FLOAT = 32
@@ -66,7 +66,7 @@ class StochasticQuantization:
 
     def num_bits(self, like: PyTree) -> int:
         """Returns the length of the message for an update like this one."""
-        sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(like)]
+        sizes = [tree.size(leaf) for leaf in jax.tree.leaves(like)]
         return sum(min(self._length(size), _FLOAT * size) for size in sizes)
 
     def _length(self, size: int) -> int:

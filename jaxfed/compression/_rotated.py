@@ -96,7 +96,10 @@ def _hadamard(vector: jax.Array) -> jax.Array:
     for size in reversed(shape):  # the last axis goes to the front, in as many turns
         factor = jnp.asarray(_matrix(size))
         values = jnp.tensordot(
-            factor, values, axes=[[1], [values.ndim - 1]], precision=lax.Precision.HIGHEST
+            factor,
+            values,
+            axes=[[1], [values.ndim - 1]],
+            precision=lax.Precision.HIGHEST,
         )
     return values.reshape(-1)
 
@@ -106,4 +109,4 @@ def _matrix(size: int) -> np.ndarray:
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return np.float32(matrix / math.sqrt(size))
+    return (matrix / math.sqrt(size)).astype(np.float32)

@@ -160,6 +160,11 @@ def mime(lite):
     return jf.algorithms.mime(local, none("clients"))
 
 
+def with_compression(compressor, privacy=None, **options):
+    local = jf.compression.compressed(sgd(), compressor, **options)
+    return jf.algorithms.fedavg(local, privacy or none())
+
+
 ALGORITHMS = [
     Case("fedavg", lambda: jf.algorithms.fedavg(sgd(), none())),
     Case("fedavg_uniform", lambda: jf.algorithms.fedavg(sgd(), none("clients"))),
@@ -216,6 +221,35 @@ ALGORITHMS = [
         lambda: jf.algorithms.fedprox(
             jf.clients.prox(logistic_loss, optax.sgd(0.2), mu=0.3, **BATCHES), none()
         ),
+        is_nightly=True,
+    ),
+    Case(
+        "top_k_rotated_with_error_feedback",
+        lambda: with_compression(
+            jf.compression.Rotated(inner=jf.compression.TopK(fraction=0.5)),
+            error_feedback=True,
+        ),
+        keeps_client_state=True,
+        is_random=True,
+    ),
+    Case(
+        "quantized",
+        lambda: with_compression(
+            jf.compression.Rotated(inner=jf.compression.StochasticQuantization(bits=3))
+        ),
+        is_random=True,
+        is_nightly=True,
+    ),
+    Case(
+        "top_k",
+        lambda: with_compression(jf.compression.TopK(fraction=0.5)),
+        is_nightly=True,
+    ),
+    Case(
+        "dp_random_k",
+        lambda: with_compression(jf.compression.RandomK(fraction=0.5), central()),
+        is_random=True,
+        has_noise=True,
         is_nightly=True,
     ),
     Case("fedexp", lambda: jf.algorithms.fedexp(sgd(), none()), is_nightly=True),

@@ -93,6 +93,8 @@ def test_rounds_are_recorded_in_order():
         assert one.private == {
             "num_clients": 2,
             "num_failed": 0,
+            "num_bytes_down": 2 * 4,
+            "num_bytes_up": 2 * 4,
             "loss": pytest.approx(loss),
         }
 

@@ -15,7 +15,15 @@ from tests.conformance.cases import PRIVACY
 ROOT = Path(jaxfed.__file__).parent
 RELEASE_PATH = [
     path
-    for name in ("clients", "clipping", "noise", "privacy", "sampling", "queries")
+    for name in (
+        "clients",
+        "compression",
+        "clipping",
+        "noise",
+        "privacy",
+        "sampling",
+        "queries",
+    )
     for path in sorted((ROOT / name).glob("*.py"))
 ] + [
     ROOT / name
