@@ -124,9 +124,8 @@ def measured(task, algorithm, seed):
     loss, _ = loss_fn(history.params, rows, jax.random.key(0))
     right = (scores(history.params, rows["x"]) > 0) == (rows["y"] > 0)
     last = history.rounds[-1].private
-    seconds = float(np.median([one.seconds for one in history.rounds[1:]]))
     sent = last["num_bytes_up"] / last["num_clients"]
-    return sent, float(loss), float(jnp.mean(right.astype(jnp.float32))), seconds
+    return sent, float(loss), float(jnp.mean(right.astype(jnp.float32)))
 
 
 def main():
@@ -140,14 +139,13 @@ def main():
         for name, (compressor, feedback) in methods().items():
             algorithm = algorithm_of(task, compressor, feedback)
             runs = [measured(task, algorithm, seed) for seed in range(given.seeds)]
-            sent, loss, accuracy, seconds = np.mean(runs, axis=0)
+            sent, loss, accuracy = np.mean(runs, axis=0)
             spread = np.ptp([run[1] for run in runs])
             found.setdefault(place, {})[name] = {
                 "bytes": round(float(sent)),
                 "loss": round(float(loss), 4),
                 "spread of loss": round(float(spread), 4),
                 "accuracy": round(float(accuracy), 4),
-                "milliseconds a round": round(1e3 * float(seconds), 2),
             }
             print(f"{place:10s} {name:22s} {found[place][name]}", flush=True)
     about = {
