@@ -170,6 +170,19 @@ PAPERS = {
         2019,
         "1901.09847",
     ),
+    "mohri2019agnostic": _Paper(
+        "Mohri, Mehryar and Sivek, Gary and Suresh, Ananda Theertha",
+        "Agnostic Federated Learning",
+        2019,
+        "1902.00146",
+    ),
+    "ro2021communication": _Paper(
+        "Ro, Jae and Chen, Mingqing and Mathews, Rajiv and Mohri, Mehryar and Suresh, "
+        "Ananda Theertha",
+        "Communication-Efficient Agnostic Federated Averaging",
+        2021,
+        "2104.02748",
+    ),
     "mcmahan2018learning": _Paper(
         "McMahan, H. Brendan and Ramage, Daniel and Talwar, Kunal and Zhang, Li",
         "Learning Differentially Private Recurrent Language Models",
@@ -256,6 +269,7 @@ ALGORITHMS = {
     "mimelite": ["karimireddy2020mime"],
     "fedexp": ["jhunjhunwala2023fedexp"],
     "qffl": ["li2020fair"],
+    "afl": ["mohri2019agnostic", "ro2021communication"],
     "evaluation": [],
 }
 # by the name of an attack in that of local work

@@ -1,5 +1,7 @@
 """Small ragged problems that many tests share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,13 @@ def ragged_data(sizes=(7, 1, 3, 12, 5, 2), seed=0, scale=1.0):
         y = (x.sum(axis=1) + rng.normal(size=size) > 0).astype(np.int32)
         clients[f"client-{i}"] = {"x": x.astype(np.float32), "y": y}
     return jf.data.FederatedData.from_clients(clients)
+
+
+def with_domains(data, num_domains=2):
+    """Returns data whose clients are of the domains 0, 1, ..., in turn."""
+    domains = np.arange(data.num_clients, dtype=np.int32) % num_domains
+    arrays = data.arrays | {"domain": np.repeat(domains, data.client_sizes)}
+    return dataclasses.replace(data, arrays=arrays)
 
 
 def logistic_loss(params, batch, key):

@@ -1,5 +1,6 @@
 """Local work: what one client does between receiving a model and answering."""
 
+from jaxfed.clients._agnostic import agnostic as agnostic
 from jaxfed.clients._dyn import dyn as dyn
 from jaxfed.clients._fair import fair as fair
 from jaxfed.clients._flax import linen_loss as linen_loss

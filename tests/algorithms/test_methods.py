@@ -1,5 +1,6 @@
 """Every method equals its slow twin, client states included, and is for something."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -12,6 +13,7 @@ import jaxfed as jf
 from jaxfed import algorithms, clients
 from jaxfed.engine import _round
 from jaxfed.engine._planner import Planner
+from jaxfed.typing import Released
 from tests.engine.test_simulate import plans
 from tests.problems import (
     cohort_of,
@@ -19,11 +21,12 @@ from tests.problems import (
     logistic_loss,
     logistic_params,
     ragged_data,
+    with_domains,
 )
 from tests.reference import fedavg as twin
 from tests.reference import methods
 
-DATA, PARAMS = ragged_data(), logistic_params()
+DATA, PARAMS = with_domains(ragged_data()), logistic_params()
 SAMPLING = jf.sampling.FixedSize(population=DATA.num_clients, size=4)
 BATCHES = {"batch_size": 3, "epochs": 2}
 RATE = {"learning_rate": 0.2, **BATCHES}
@@ -41,6 +44,11 @@ def scaffold(option):
 
 def mime(lite):
     return clients.mime(logistic_loss, MOMENTUM, lite=lite, **BATCHES)
+
+
+def agnostic(**options):
+    settings = {"num_domains": 2, **BATCHES} | options
+    return clients.agnostic(logistic_loss, optax.sgd(0.2), **settings)
 
 
 METHODS = {
@@ -94,6 +102,10 @@ METHODS = {
     "qffl": (
         methods.QFFL,
         lambda p: algorithms.qffl(clients.fair(logistic_loss, q=2.0, **RATE), p),
+    ),
+    "afl": (
+        methods.AFL,
+        lambda p: algorithms.afl(agnostic(), p, domain_learning_rate=0.7),
     ),
     "mimelite": (
         methods.MimeLite,
@@ -326,9 +338,146 @@ def test_q_trades_the_mean_for_the_worst_client():
     assert found[0.0].mean() < found[5.0].mean()
 
 
+def hard_minority():
+    """Twenty clients, of which one in five is of a domain with an effect of its own."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(20, 30, 3)).astype(np.float32)
+    domains = (np.arange(20) % 5 == 4).astype(np.int32)
+    effects = np.where(domains[:, None] == 0, [1, 1, 0], [-1, 1, 1])
+    y = np.einsum("cnd,cd->cn", x, effects) + draw.normal(size=(20, 30)) > 0
+    data = jf.data.FederatedData.from_arrays(
+        {
+            "x": x.reshape(600, 3),
+            "y": y.reshape(600).astype(np.int32),
+            "domain": np.repeat(domains, 30),
+        },
+        client=np.repeat(np.arange(20), 30),
+    )
+
+    def losses(algorithm, rounds=80):
+        history = jf.simulate(
+            algorithm,
+            data,
+            params={"w": jnp.zeros(3), "b": jnp.zeros(())},
+            rounds=rounds,
+            seed=0,
+            progress=False,
+        )
+        w, b = (np.asarray(history.params[name]) for name in ("w", "b"))
+        scores = x @ w + b
+        each = (np.logaddexp(0, scores) - y * scores).mean(axis=1)
+        return np.array([each[domains == domain].mean() for domain in (0, 1)])
+
+    return losses
+
+
+def test_agnostic_learning_is_best_for_the_worst_domain():
+    """Also when few clients come, so that the minority is not in every cohort."""
+    losses = hard_minority()
+    options = {"batch_size": 15, "epochs": 1}
+    for size in (20, 5):
+        none_ = jf.privacy.none(
+            sampling=jf.sampling.FixedSize(population=20, size=size)
+        )
+        averaged = losses(
+            algorithms.fedavg(
+                clients.sgd(logistic_loss, optax.sgd(0.2), **options), none_
+            )
+        )
+        local = clients.agnostic(
+            logistic_loss, optax.sgd(0.2), num_domains=2, **options
+        )
+        fair = losses(algorithms.afl(local, none_, domain_learning_rate=0.2))
+        assert averaged[1] > averaged[0] + 0.3  # the minority is the worst
+        assert fair.max() < averaged.max() - 0.2
+        assert abs(fair[0] - fair[1]) < 0.12  # no domain can gain but by another
+
+
+def test_a_domain_without_clients_keeps_its_last_loss():
+    """Three cohorts: both domains, then one alone, then nobody."""
+    algorithm = algorithms.afl(
+        agnostic(), jf.privacy.none(sampling=SAMPLING), domain_learning_rate=0.5
+    )
+    state = algorithm.init(PARAMS)
+    change = jax.tree.map(jnp.zeros_like, PARAMS)
+    for loss, count in (([0.2, 0.4], [0.5, 0.5]), ([0.3, 0], [1, 0]), ([0, 0], [0, 0])):
+        value = {
+            "change": change,
+            "loss": jnp.array(loss, jnp.float32),
+            "count": jnp.array(count, jnp.float32),
+        }
+        state = algorithm.apply(state, Released(value=value))
+    np.testing.assert_allclose(state.losses, [0.3, 0.8], rtol=1e-6)
+    assert float(state.log_weights[0]) == pytest.approx(0.5 * (0.4 + 0.6 - 2.4))
+    for one in jax.tree.leaves(state):
+        assert np.isfinite(one).all()
+
+
+def test_agnostic_learning_with_noise():
+    """The worst domain is still better off; a count of next to nothing is no loss."""
+    losses = hard_minority()
+    options = {"batch_size": 15, "epochs": 1}
+    privacy = jf.privacy.central(
+        sampling=jf.sampling.Full(population=20),
+        clipping=jf.clipping.PerLayer(norms={"change": 0.3, "loss": 2.0, "count": 1.0}),
+        noise=jf.noise.Gaussian(multiplier=0.3),
+        delta=1e-3,
+    )
+    local = clients.agnostic(logistic_loss, optax.sgd(0.2), num_domains=2, **options)
+    fair = losses(algorithms.afl(local, privacy, domain_learning_rate=0.2))
+    averaged = losses(
+        algorithms.fedavg(
+            clients.sgd(logistic_loss, optax.sgd(0.2), **options),
+            dataclasses.replace(privacy, clipping=jf.clipping.Fixed(norm=0.3)),
+        )
+    )
+    assert fair.max() < averaged.max() - 0.1
+
+
+@pytest.mark.parametrize(
+    ("domains", "match"),
+    [
+        (None, "must have the array 'domain'"),
+        (np.zeros(DATA.num_examples, np.float32), "must hold one integer per example"),
+        (np.full(DATA.num_examples, 2, np.int32), r"must be in \[0, 2\), got 2 to 2"),
+    ],
+)
+def test_domains_must_be_small_integers(domains, match):
+    arrays = dict(ragged_data().arrays)
+    if domains is not None:
+        arrays["domain"] = domains
+    algorithm = algorithms.afl(
+        agnostic(), jf.privacy.none(sampling=SAMPLING), domain_learning_rate=0.1
+    )
+    with pytest.raises(ValueError, match=match):
+        jf.simulate(
+            algorithm,
+            dataclasses.replace(DATA, arrays=arrays),
+            params=PARAMS,
+            rounds=1,
+            seed=0,
+            progress=False,
+        )
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
+        (
+            lambda n: algorithms.afl(sgd(), n, domain_learning_rate=0.1),
+            TypeError,
+            "clients.agnostic",
+        ),
+        (
+            lambda n: algorithms.afl(agnostic(), n, domain_learning_rate=-1),
+            ValueError,
+            "domain_learning_rate must be >= 0",
+        ),
+        (
+            lambda n: agnostic(num_domains=0),
+            ValueError,
+            "num_domains must be an integer >= 1",
+        ),
         (
             lambda n: algorithms.fedavg(scaffold(2), n),
             TypeError,

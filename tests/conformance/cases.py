@@ -16,9 +16,15 @@ from jaxfed.typing import (
     LocalWork,
     Shared,
 )
-from tests.problems import logistic_loss, logistic_params, noisy_loss, ragged_data
+from tests.problems import (
+    logistic_loss,
+    logistic_params,
+    noisy_loss,
+    ragged_data,
+    with_domains,
+)
 
-DATA = ragged_data()
+DATA = with_domains(ragged_data())
 POPULATION = DATA.num_clients
 PARAMS = logistic_params()
 
@@ -213,6 +219,17 @@ ALGORITHMS = [
         lambda: jf.algorithms.qffl(
             jf.clients.fair(logistic_loss, q=2.0, learning_rate=0.2, **BATCHES),
             none("clients"),
+        ),
+        is_nightly=True,
+    ),
+    Case(
+        "afl",
+        lambda: jf.algorithms.afl(
+            jf.clients.agnostic(
+                logistic_loss, optax.sgd(0.2), num_domains=2, **BATCHES
+            ),
+            none(),
+            domain_learning_rate=0.5,
         ),
         is_nightly=True,
     ),

@@ -96,9 +96,8 @@ def test_local_work_protocol(case):
     client_state = local.init_client(PARAMS)
     carry = local.init(shared, client_state)
     x = jnp.asarray(DATA.arrays["x"][:4])
-    batch = Batch(
-        {"x": x, "y": jnp.array([0, 1, 1, 0])}, jnp.ones(4, bool), jnp.int32(4)
-    )
+    rows = {"x": x, "y": jnp.array([0, 1, 1, 0]), "domain": jnp.ones(4, jnp.int32)}
+    batch = Batch(rows, jnp.ones(4, bool), jnp.int32(4))
     new, metrics = local.step(carry, batch, key=jf.keys.simulated(1))
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
     assert all(jnp.shape(m) == () for m in metrics.values())
@@ -161,9 +160,10 @@ def test_padding_rows_of_nan_change_nothing(case):
     step = jax.jit(local.step)
 
     def with_padding(value, label):
-        rows = {"x": x.copy(), "y": y.copy()}
+        rows = {"x": x.copy(), "y": y.copy(), "domain": np.ones(4, np.int32)}
         rows["x"][[0, 3]] = value
-        rows["y"][[0, 3]] = label
+        for name in ("y", "domain"):
+            rows[name][[0, 3]] = label
         batch = Batch(jax.tree.map(jnp.asarray, rows), is_real, jnp.int32(2))
         return step(carry, batch, key=jf.keys.simulated(1))
 

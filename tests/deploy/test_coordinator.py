@@ -267,10 +267,27 @@ METHODS = {
     "qffl": lambda p: jf.algorithms.qffl(
         jf.clients.fair(noisy, q=2.0, learning_rate=0.1, **BATCHES), p
     ),
+    "afl": lambda p: jf.algorithms.afl(
+        jf.clients.agnostic(noisy, optax.sgd(0.1), num_domains=2, **BATCHES),
+        p,
+        domain_learning_rate=0.5,
+    ),
     "fedprox": lambda p: jf.algorithms.fedprox(
         jf.clients.prox(noisy, optax.sgd(0.1), mu=0.3, **BATCHES), p
     ),
 }
+
+
+def with_domains(monkeypatch):
+    """Gives clients the domains 0 and 1 in turn."""
+
+    def found(number):
+        arrays = arrays_of(number)
+        return arrays | {"domain": np.full(len(arrays["y"]), number % 2, np.int32)}
+
+    examples = EXAMPLES | {"domain": np.zeros(2, np.int32)}
+    monkeypatch.setattr("tests.deploy.running.arrays_of", found)
+    monkeypatch.setattr("tests.deploy.running.EXAMPLES", examples)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -280,6 +297,8 @@ def test_every_method_runs_on_vaults_as_in_the_simulator(name, tmp_path, monkeyp
     other = copied(path, tmp_path / "other")
     found = sums_of(monkeypatch)
     the_same_root(monkeypatch)
+    if name == "afl":
+        with_domains(monkeypatch)
     clip = jf.clipping.PerLayer(norms={"change": 0.2, "": 3.0})
     if name in ("feddyn", "fedprox"):
         clip = jf.clipping.Fixed(norm=0.2)

@@ -229,6 +229,40 @@ class QFFL(Method):
         self.x = self.x - mean["delta"] / mean["weight"]
 
 
+class AFL(Method):
+    """Ro et al. 2021: domains 0 and 1 in turn, a rate of 0.7 for their weights.
+
+    A domain's examples are counted over all rounds so far, after an even one.
+    """
+
+    weighting, domains = "examples", 2
+
+    def __init__(self, weights, rate=0.2):
+        super().__init__(weights, rate)
+        self.weights = np.full(self.domains, 1 / self.domains)
+        self.shares = [np.full(self.domains, 1 / self.domains)]
+        self.losses = np.zeros(self.domains)
+
+    def client(self, number, batches):
+        rows, labels = (np.concatenate(p) for p in zip(*batches, strict=True))
+        scores = rows @ self.x[:-1] + self.x[-1]
+        loss = np.mean(np.logaddexp(0, scores) - labels * scores)
+        one = np.eye(self.domains)[number % self.domains]
+        alpha = one @ (self.weights / np.mean(self.shares, axis=0))
+        change = self.steps(batches) - self.x
+        return {"change": alpha * change, "beta": alpha, "loss": loss * one, "n": one}
+
+    def server(self, mean, share):
+        del share
+        self.x = self.x + mean["change"] / mean["beta"]
+        for number, count in enumerate(mean["n"]):
+            if count > 0:
+                self.losses[number] = mean["loss"][number] / count
+        self.weights = self.weights * np.exp(0.7 * self.losses)
+        self.weights = self.weights / self.weights.sum()
+        self.shares.append(mean["n"])
+
+
 class MimeLite(Method):
     """Karimireddy et al. 2021, momentum 0.5 whose state is the server's."""
 
