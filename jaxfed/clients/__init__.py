@@ -7,6 +7,8 @@ from jaxfed.clients._flax import linen_loss as linen_loss
 from jaxfed.clients._flax import nnx_loss as nnx_loss
 from jaxfed.clients._flax import nnx_params as nnx_params
 from jaxfed.clients._gradient import gradient as gradient
+from jaxfed.clients._label_skew import fedlc_loss as fedlc_loss
+from jaxfed.clients._label_skew import fedrs_loss as fedrs_loss
 from jaxfed.clients._mime import mime as mime
 from jaxfed.clients._nova import nova as nova
 from jaxfed.clients._prox import prox as prox

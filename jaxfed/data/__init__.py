@@ -17,3 +17,4 @@ from jaxfed.data._embedded import RAND_HIE_FEATURES as RAND_HIE_FEATURES
 from jaxfed.data._embedded import fed_heart as fed_heart
 from jaxfed.data._embedded import rand_hie as rand_hie
 from jaxfed.data._federated_data import FederatedData as FederatedData
+from jaxfed.data._label_counts import with_label_counts as with_label_counts
