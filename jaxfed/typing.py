@@ -102,6 +102,8 @@ class LocalWork(NamedTuple):
     compression: Any = None
     """What shortens the message, if anything does: its length in bits is
     `compression.num_bits(sends(params))`; else it is 32 for each scalar of `sends`."""
+    personal: Callable[[Params, PyTree], Params] | None = None
+    """`personal(params, client_state)` is a client's own model, if it has one."""
     name: str = "local work"
     """How it prints."""
 

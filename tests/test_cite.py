@@ -65,6 +65,8 @@ def test_attacks_and_robust_rules_are_cited():
     rule = types.SimpleNamespace(rule=jf.robust.Krum(attackers=1))
     found = cited(jf.algorithms.fedavg(local, none)._replace(aggregator=rule))
     assert found == ["mcmahan2017communication", "blanchard2017machine"]
+
+
 def test_a_compressor_and_what_is_inside_it_are_cited():
     none = jf.privacy.none(sampling=jf.sampling.Full(population=4))
     local = jf.clients.sgd(logistic_loss, optax.sgd(0.1), batch_size=4, epochs=1)

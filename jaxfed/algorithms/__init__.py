@@ -11,8 +11,10 @@ from jaxfed.algorithms._fedopt import fedadagrad as fedadagrad
 from jaxfed.algorithms._fedopt import fedadam as fedadam
 from jaxfed.algorithms._fedopt import fedavgm as fedavgm
 from jaxfed.algorithms._fedopt import fedyogi as fedyogi
+from jaxfed.algorithms._fedper import fedper as fedper
 from jaxfed.algorithms._fedprox import fedprox as fedprox
 from jaxfed.algorithms._fedsgd import fedsgd as fedsgd
+from jaxfed.algorithms._ifca import ifca as ifca
 from jaxfed.algorithms._mime import mime as mime
 from jaxfed.algorithms._qffl import qffl as qffl
 from jaxfed.algorithms._scaffold import scaffold as scaffold

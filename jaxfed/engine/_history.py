@@ -16,7 +16,7 @@ import numpy as np
 from jaxfed import _check as check
 from jaxfed.privacy import Privacy
 from jaxfed.privacy._statement import Statement, up
-from jaxfed.typing import Params
+from jaxfed.typing import Params, PyTree
 
 _BARS = "▁▂▃▄▅▆▇█"
 _BAR_COUNT = 40
@@ -112,6 +112,7 @@ class History:
         self._privacy = privacy
         self.params = params
         self.state: Any = None
+        self._states: Callable[[np.ndarray], PyTree] | None = None
         self.rounds: list[RoundRecord] = []
 
     @property
@@ -159,6 +160,25 @@ class History:
         if self.private:
             return None
         return sum(record.seconds or 0.0 for record in self.rounds)
+
+    def client_states(self, clients: Any) -> PyTree:
+        """Returns what clients kept after the last round. Private.
+
+        Args:
+            clients: (count,) client numbers, in the order of the data.
+
+        Returns:
+            Leaves (count, ...).
+
+        Raises:
+            ValueError: it is a run that releases.
+        """
+        if self._states is None:
+            raise ValueError(
+                "client states must stay with their clients in a run that releases; "
+                "look at them in a simulation."
+            )
+        return self._states(np.asarray(clients, np.int64))
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the rounds in which a value was recorded, and the values.

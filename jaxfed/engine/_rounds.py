@@ -14,11 +14,13 @@ from jaxfed.engine import _devices, _preemption, _progress
 from jaxfed.engine._history import History, RoundRecord, host_numbers
 from jaxfed.engine._resume import Resumable
 from jaxfed.engine._round import RoundState
-from jaxfed.evaluation import Evaluation
-from jaxfed.typing import FederatedAlgorithm, Params
+from jaxfed.evaluation import Evaluation, PersonalEvaluation
+from jaxfed.typing import FederatedAlgorithm, Params, PyTree
 
 Evaluate = Callable[[Params], dict[str, float]]
 Callback = Callable[[History], bool | None]
+States = Callable[[np.ndarray], PyTree]
+"""`(numbers) -> what these clients keep`, leaves (count, ...)."""
 
 
 class Watch(NamedTuple):
@@ -89,7 +91,7 @@ def run_rounds(
         for index in range(first, rounds):
             record = _recorded(step, algorithm, run, history, watch, index, rounds)
             report(record)
-            is_ended = _ended(history, watch)
+            is_ended = _ended(run, history, watch)
             must_stop = is_stopped()
             if resumable is not None:
                 is_last = is_ended or index == rounds - 1
@@ -124,7 +126,7 @@ def _recorded(
     record = RoundRecord(
         round=index + 1,
         epsilon=step.epsilon(index),
-        evaluation=evaluated(watch.evaluations, current, index + 1, is_last),
+        evaluation=evaluated(watch.evaluations, current, index + 1, is_last, _states(run)),
         released=host_numbers(privacy.public(state.aggregator)),
         private=private,
         seconds=None if history.private else time.perf_counter() - start,
@@ -134,7 +136,7 @@ def _recorded(
     return record
 
 
-def _ended(history: History, watch: Watch) -> bool:
+def _ended(run: Stateful, history: History, watch: Watch) -> bool:
     """Asks all callbacks whether to end; completes the last record if so."""
     wishes = [callback(history) for callback in watch.callbacks]  # all of them run
     for wish in wishes:
@@ -146,9 +148,17 @@ def _ended(history: History, watch: Watch) -> bool:
     if not any(wishes):
         return False
     record = history.rounds[-1]
-    last = evaluated(watch.evaluations, history.params, record.round, is_last=True)
+    number = record.round
+    last = evaluated(
+        watch.evaluations, history.params, number, True, _states(run)
+    )
     history.rounds[-1] = dataclasses.replace(record, evaluation=last)
     return True
+
+
+def _states(run: Stateful) -> States | None:
+    """Returns who knows what clients keep: not a server whose clients are elsewhere."""
+    return getattr(run, "client_states", None)
 
 
 def evaluations_of(
@@ -164,14 +174,29 @@ def evaluations_of(
 
 
 def evaluated(
-    evaluations: list[Evaluate], params: Params, number: int, is_last: bool
+    evaluations: list[Evaluate],
+    params: Params,
+    number: int,
+    is_last: bool,
+    states: States | None = None,
 ) -> dict[str, float]:
-    """Returns what the evaluations that are due in a round find."""
+    """Returns what the evaluations that are due in a round find.
+
+    Args:
+        evaluations: all of them.
+        params: the server's.
+        number: of the round, from 1.
+        is_last: whether all are due.
+        states: what clients keep, for evaluations of their own models.
+    """
     found: dict[str, float] = {}
     for evaluation in evaluations:
         every = evaluation.every if isinstance(evaluation, Evaluation) else 1
         if is_last or number % every == 0:
-            values = evaluation(params)
+            if isinstance(evaluation, PersonalEvaluation) and states is not None:
+                values = evaluation.of_clients(params, states)
+            else:
+                values = evaluation(params)
             remedy = 'return for example {"accuracy": 0.9}'
             check.instance(dict, remedy, evaluate_result=values)
             for name, value in values.items():

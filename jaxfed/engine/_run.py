@@ -22,7 +22,7 @@ from jaxfed.engine._round import RoundState
 from jaxfed.engine._stepped import Stepped
 from jaxfed.engine._strategy import Strategy
 from jaxfed.ledger import Permit
-from jaxfed.typing import FederatedAlgorithm, Params, RoundReport
+from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
 
 _EXECUTORS = {"loop": Loop, "stepped": Stepped}
 
@@ -208,6 +208,10 @@ class Run:
         """Ends a released round, and plans the one after it while devices work."""
         self._finish(index, summed.plan)
         self.states.settle()
+
+    def client_states(self, numbers: np.ndarray) -> PyTree:
+        """Returns what some clients keep, leaves (count, ...). Private."""
+        return self.states.of_clients(numbers)
 
     def cohort(self, index: int) -> np.ndarray:
         """Returns the clients that the sampler draws for round `index`."""

@@ -94,6 +94,7 @@ def simulate(
             strategy=chosen.explain(),
         )
         run = Run(algorithm, data, arrays, params, root, rounds, chosen)
+        history._states = run.client_states
         epsilons = privacy.epsilon_curve(rounds)
         traffic = traffic_of(algorithm, params)
         step = Step(

@@ -28,6 +28,7 @@ from jaxfed.engine._simulate import (
     validate_run,
 )
 from jaxfed.engine._strategy import Strategy
+from jaxfed.engine._traffic import Traffic, traffic_of
 from jaxfed.evaluation import Evaluation
 from jaxfed.privacy import Unprotected
 from jaxfed.timing import Buffered, Fleet, Release, Server
@@ -104,9 +105,10 @@ def simulate_in_time(
         strategy=chosen.explain(),
     )
     run = Run(weighted, data, arrays, params, root, rounds, chosen)
+    history._states = run.client_states
     clients = fleet.drawn(data.num_clients, seed)
     releases = server.schedule(clients, run.steps(), run.cohort, seed=seed)
-    timed = _TimedRun(run, server, releases)
+    timed = _TimedRun(run, server, releases, traffic_of(algorithm, params))
     epsilons = privacy.epsilon_curve(rounds)
     step = Step(
         run=timed.one_round,
@@ -119,8 +121,11 @@ def simulate_in_time(
 class _TimedRun:
     """A run along a schedule; it keeps the models that clients are still at work on."""
 
-    def __init__(self, run: Run, server: Server, releases: Iterator[Release]):
+    def __init__(
+        self, run: Run, server: Server, releases: Iterator[Release], traffic: Traffic
+    ):
         self._run, self._server, self._releases = run, server, releases
+        self._traffic = traffic
         self._models = {0: run.state}
         self._groups = 0
 
@@ -134,7 +139,7 @@ class _TimedRun:
         self._models[index + 1] = self._run.state
         needed = {index + 1, *release.at_work.tolist()}
         self._models = {v: m for v, m in self._models.items() if v in needed}
-        return private_facts(report, index) | {
+        return private_facts(report, index, self._traffic) | {
             "virtual_seconds": release.time,
             "num_lost": float(release.num_lost),
             "num_late": float(release.num_late),

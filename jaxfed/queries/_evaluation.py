@@ -17,7 +17,8 @@ from jaxfed import _check as check
 from jaxfed.clients import _measure
 from jaxfed.clients._measure import MetricFunction
 from jaxfed.data import FederatedData
-from jaxfed.evaluation import Evaluation, _Predictor
+from jaxfed.evaluation import Evaluation
+from jaxfed.evaluation._predictors import Predictor
 from jaxfed.ledger import Ledger
 from jaxfed.privacy import Central
 from jaxfed.queries import _columns
@@ -149,7 +150,7 @@ def evaluation(
     kind = repr(("evaluation", limits, weighting))
     if isinstance(source, Paid):
         begun(source, kind, data, privacy)  # before anything is released
-    predict = _Predictor(_stacked(metric_fn, tuple(limits)), dict(data.arrays))
+    predict = Predictor(_stacked(metric_fn, tuple(limits)), dict(data.arrays))
     known: dict[bytes, dict[str, float]] = {}
     answers: list[Answer] = []
 

@@ -1,68 +1,20 @@
-"""Evaluations of a model, over all examples at once or client by client.
+"""Metrics over all examples, over clients, and of clients' own models."""
 
-What they return is exact, and so private when it is computed on clients' data: in a
-simulation it is there to be looked at, a release must not carry it.
-"""
-
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed import _program
 from jaxfed.data import FederatedData
-from jaxfed.metrics import Metric, aligned
-from jaxfed.typing import Params
-
-Predict = Callable[[Params, dict[str, jax.Array]], Any]
-"""`(params, rows) -> outputs`, one row of outputs per row."""
-RELEASED = (
-    "pass evaluation.public(...) for examples that are public, or "
-    "queries.evaluation(..., ledger=ledger) for clients'"
+from jaxfed.evaluation._evaluation import (
+    Evaluation,
+    PersonalEvaluation,
+    PublicEvaluation,
 )
-_BLOCK = 8192  # rows predicted at once, which bounds memory
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """A function of the parameters that is called every `every` rounds."""
-
-    compute: Callable[[Params], dict[str, float]]
-    every: int = 1
-
-    def validate(self, *, rounds: int, ledger: Any = None) -> None:
-        """Checks, before anything runs, that it may be called in such a run.
-
-        Args:
-            rounds: how many are planned.
-            ledger: what pays for the run; None for a simulation.
-
-        Raises:
-            ValueError: it may not.
-        """
-        del rounds
-        if ledger is not None:
-            raise ValueError(
-                f"evaluate must release public values alone, got {self!r}, which shows "
-                f"exact ones; {RELEASED}."
-            )
-
-    def __post_init__(self) -> None:
-        check.positive_integer(every=self.every)
-
-    def __call__(self, params: Params) -> dict[str, float]:
-        """Returns named numbers."""
-        return self.compute(params)
-
-
-class PublicEvaluation(Evaluation):
-    """An evaluation on examples that are public, as whoever made it says."""
-
-    def validate(self, *, rounds: int, ledger: Any = None) -> None:
-        """Accepts every run."""
+from jaxfed.evaluation._predictors import PersonalPredictor, Predict, Predictor
+from jaxfed.metrics import Metric, aligned
+from jaxfed.typing import LocalWork, Params
 
 
 def central(
@@ -87,7 +39,7 @@ def central(
     """
     arrays = dict(data.arrays if isinstance(data, FederatedData) else data)
     _require(arrays, labels, metrics)
-    predictor = _Predictor(predict, arrays)
+    predictor = Predictor(predict, arrays)
 
     def compute(params: Params) -> dict[str, float]:
         outputs = predictor(params)
@@ -154,25 +106,60 @@ def federated(
     Raises:
         ValueError: no metric is given, or the data has no such labels or groups.
     """
-    check.instance(FederatedData, "use evaluation.central for plain arrays", data=data)
-    _require(data.arrays, labels, metrics)
-    if groups is not None and groups not in data.columns:
-        raise ValueError(
-            f"groups must be one of the columns {sorted(data.columns)}, got "
-            f"{groups!r}; give the data such a column."
-        )
-    membership = None if groups is None else np.asarray(data.columns[groups])
-    predictor = _Predictor(predict, dict(data.arrays))
+    membership = _membership(data, labels, groups, metrics)
+    predictor = Predictor(predict, dict(data.arrays))
 
     def compute(params: Params) -> dict[str, float]:
-        outputs, found = predictor(params), {}
-        for name, metric in metrics.items():
-            values = per_client(metric, outputs, data, labels)
-            higher = getattr(metric, "higher_is_better", True)
-            found |= _distribution(name, values, membership, higher)
-        return found
+        outputs = predictor(params)
+        return _distributions(metrics, outputs, data, labels, membership)
 
     return Evaluation(compute=compute, every=every)
+
+
+def personal(
+    local: LocalWork,
+    predict: Predict,
+    data: FederatedData,
+    *,
+    labels: str = "y",
+    every: int = 1,
+    groups: str | None = None,
+    **metrics: Metric | Callable[[np.ndarray, np.ndarray], float],
+) -> PersonalEvaluation:
+    """Returns an evaluation of how each client's own model serves it.
+
+    As `federated`, which measures the server's model: a client's model is what `local`
+    makes of the server's parameters and of what the client keeps. Clients who never
+    took part are measured with what they begin with.
+
+    Args:
+        local: what clients do, for example `clients.ditto(...)`.
+        predict: `(params, rows) -> outputs`, of one model.
+        data: federated data of the same clients in the same order, such as test rows.
+        labels: as in `federated`.
+        every: as in `federated`.
+        groups: as in `federated`.
+        **metrics: as in `federated`.
+
+    Raises:
+        ValueError: no metric is given, the data has no such labels or groups, or
+            clients of `local` have no model of their own.
+    """
+    check.instance(LocalWork, "pass for example clients.ditto(...)", local=local)
+    if local.personal is None:
+        raise ValueError(
+            f"clients must have models of their own, got {local!r}; use "
+            "evaluation.federated for the server's, or wrap it in clients.fine_tuned."
+        )
+    check.function("write (params, rows) -> outputs", predict=predict)
+    membership = _membership(data, labels, groups, metrics)
+    predictor = PersonalPredictor(local.personal, predict, data)
+
+    def compute(params: Params, states: Any) -> dict[str, float]:
+        outputs = predictor(params, states)
+        return _distributions(metrics, outputs, data, labels, membership)
+
+    return PersonalEvaluation(compute=compute, every=every)  # ty: ignore
 
 
 def per_client(
@@ -188,6 +175,37 @@ def per_client(
         return np.add.reduceat(rows, data.offsets[:-1]) / data.client_sizes
     bounds = zip(data.offsets[:-1], data.offsets[1:], strict=True)
     return np.array([float(metric(outputs[a:b], targets[a:b])) for a, b in bounds])
+
+
+def _membership(
+    data: FederatedData, labels: str, groups: str | None, metrics: Mapping[str, Any]
+) -> np.ndarray | None:
+    """Checks what to measure client by client; returns each client's group."""
+    check.instance(FederatedData, "use evaluation.central for plain arrays", data=data)
+    _require(data.arrays, labels, metrics)
+    if groups is None:
+        return None
+    if groups not in data.columns:
+        raise ValueError(
+            f"groups must be one of the columns {sorted(data.columns)}, got "
+            f"{groups!r}; give the data such a column."
+        )
+    return np.asarray(data.columns[groups])
+
+
+def _distributions(
+    metrics: Mapping[str, Any],
+    outputs: np.ndarray,
+    data: FederatedData,
+    labels: str,
+    membership: np.ndarray | None,
+) -> dict[str, float]:
+    found = {}
+    for name, metric in metrics.items():
+        values = per_client(metric, outputs, data, labels)
+        higher = getattr(metric, "higher_is_better", True)
+        found |= _distribution(name, values, membership, higher)
+    return found
 
 
 def _distribution(
@@ -211,53 +229,6 @@ def _distribution(
         ]
         found[f"{name}_gap"] = float(max(means) - min(means)) if means else nan
     return found
-
-
-class _Predictor:
-    """Predicts all rows of some arrays in blocks of one static shape."""
-
-    def __init__(self, predict: Predict, arrays: dict[str, np.ndarray]):
-        check.function("write (params, rows) -> outputs", predict=predict)
-        self._predict = jax.jit(predict)
-        self._arrays = arrays
-        self._rows = len(next(iter(arrays.values())))
-
-    def __call__(self, params: Params) -> np.ndarray:
-        block = min(_BLOCK, self._rows)
-        parts = []
-        for start in range(0, self._rows, block):
-            stop = min(start + block, self._rows)
-            first = stop - block  # the last block overlaps: one shape, one trace
-            rows = {n: np.asarray(a[first:stop]) for n, a in self._arrays.items()}
-            outputs = np.asarray(self._outputs(params, rows), np.float64)
-            if outputs.shape[:1] != (block,):
-                raise ValueError(
-                    f"predict must return one row of outputs per row, got shape "
-                    f"{outputs.shape} for {block} rows; do not average over rows."
-                )
-            parts.append(outputs[start - first :])
-        return np.concatenate(parts)
-
-    def program_of(self, params: Params) -> bytes:
-        """Returns a digest of what is computed. Private, as what it closes over."""
-        rows = {
-            name: jax.ShapeDtypeStruct(
-                (min(_BLOCK, self._rows), *np.shape(a)[1:]),
-                jax.dtypes.canonicalize_dtype(np.asarray(a).dtype),
-            )
-            for name, a in self._arrays.items()
-        }
-        return _program.digest_of(self._outputs, params, rows)
-
-    def _outputs(self, params: Params, rows: dict[str, np.ndarray]) -> jax.Array:
-        try:
-            return self._predict(params, rows)
-        except Exception as error:
-            shown = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in rows.items())
-            raise ValueError(
-                f"predict fails on rows of {{{shown}}}: {error}\nIt must accept "
-                "(params, rows); check the names and shapes of model and data."
-            ) from error
 
 
 def _require(

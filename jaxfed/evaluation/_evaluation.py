@@ -1,0 +1,81 @@
+"""What is called after rounds, and whether a run that releases may call it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxfed import _check as check
+from jaxfed.typing import Params, PyTree
+
+RELEASED = (
+    "pass evaluation.public(...) for examples that are public, or "
+    "queries.evaluation(..., ledger=ledger) for clients'"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A function of the parameters that is called every `every` rounds."""
+
+    compute: Callable[[Params], dict[str, float]]
+    every: int = 1
+
+    def validate(self, *, rounds: int, ledger: Any = None) -> None:
+        """Checks, before anything runs, that it may be called in such a run.
+
+        Args:
+            rounds: how many are planned.
+            ledger: what pays for the run; None for a simulation.
+
+        Raises:
+            ValueError: it may not.
+        """
+        del rounds
+        if ledger is not None:
+            raise ValueError(
+                f"evaluate must release public values alone, got {self!r}, which shows "
+                f"exact ones; {RELEASED}."
+            )
+
+    def __post_init__(self) -> None:
+        check.positive_integer(every=self.every)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Returns named numbers."""
+        return self.compute(params)
+
+
+class PublicEvaluation(Evaluation):
+    """An evaluation on examples that are public, as whoever made it says."""
+
+    def validate(self, *, rounds: int, ledger: Any = None) -> None:
+        """Accepts every run."""
+
+
+class PersonalEvaluation(Evaluation):
+    """An evaluation of every client's own model, in a simulation."""
+
+    def of_clients(
+        self, params: Params, states: Callable[[np.ndarray], PyTree]
+    ) -> dict[str, float]:
+        """Returns named numbers.
+
+        Args:
+            params: the server's.
+            states: `(numbers) -> what these clients keep`.
+        """
+        compute: Any = self.compute
+        return compute(params, states)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Refuses parameters alone.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "evaluation.personal needs what clients keep, got parameters alone; run "
+            "it in jaxfed.simulate."
+        )
