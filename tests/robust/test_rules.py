@@ -269,6 +269,16 @@ def test_more_attackers_than_a_rule_bears_break_it():
     assert np.abs(of(RULES["trimmed"][0], matrix, is_real)).max() > 1e6
 
 
+@names
+def test_the_value_is_finite_even_if_all_are_hostile(name):
+    rule, _ = RULES[name]
+    matrix = np.full((SLOTS, SIZE), 3e38, np.float32)
+    everybody = np.ones(SLOTS, bool)
+    assert np.isfinite(of(rule, matrix, everybody)).all()
+    matrix[::2] *= -1
+    assert np.isfinite(of(rule, matrix, everybody)).all()
+
+
 def test_weiszfeld_has_converged_after_the_usual_number_of_steps():
     """To a thousandth of the honest reports' spread, with a fifth far away."""
     matrix, is_real = draw(2, 15)
