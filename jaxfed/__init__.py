@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxfed import metrics as metrics
     from jaxfed import models as models
     from jaxfed import noise as noise
+    from jaxfed import parts as parts
     from jaxfed import privacy as privacy
     from jaxfed import queries as queries
     from jaxfed import robust as robust
@@ -60,6 +61,7 @@ _SUBMODULES = (
     "metrics",
     "models",
     "noise",
+    "parts",
     "privacy",
     "queries",
     "robust",

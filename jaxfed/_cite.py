@@ -253,6 +253,19 @@ PAPERS = {
         2022,
         "2207.04380",
     ),
+    "hu2021lora": _Paper(
+        "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and "
+        "Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen, Weizhu",
+        "LoRA: Low-Rank Adaptation of Large Language Models",
+        2021,
+        "2106.09685",
+    ),
+    "sun2024improving": _Paper(
+        "Sun, Youbang and Li, Zitao and Li, Yaliang and Ding, Bolin",
+        "Improving LoRA in Privacy-preserving Federated Learning",
+        2024,
+        "2403.12313",
+    ),
 }
 ALGORITHMS = {
     "fedavg": ["mcmahan2017communication"],
@@ -287,6 +300,12 @@ COMPRESSION = {
     "error feedback": ["karimireddy2019error"],
 }
 # by the name of a privacy object's class, or that of its noise, clip or rule
+# what an algorithm cannot know that its loss is made of
+PARTS = {
+    "lora": ["hu2021lora"],
+    "ffa_lora": ["hu2021lora", "sun2024improving"],
+}
+# by the name of a privacy object's class, or that of its noise or clip
 PRIVACY = {
     "Central": ["mcmahan2018learning", "doroshenko2022connect"],
     "CentralCorrelated": ["mcmahan2018learning", "doroshenko2022connect"],
@@ -309,7 +328,9 @@ PRIVACY = {
 }
 
 
-def cite(algorithm: FederatedAlgorithm, *, file: TextIO | None = None) -> None:
+def cite(
+    algorithm: FederatedAlgorithm, *parts: str, file: TextIO | None = None
+) -> None:
     """Prints the BibTeX entries of what an algorithm is made of.
 
     Of the method, its privacy object with clip and noise, the accountant, a rule of
@@ -318,17 +339,24 @@ def cite(algorithm: FederatedAlgorithm, *, file: TextIO | None = None) -> None:
 
     Args:
         algorithm: any.
+        *parts: what an algorithm cannot know that its loss is made of: `"lora"`, or
+            `"ffa_lora"`, adapters of which b alone is trained.
         file: where to; standard output if None.
 
     Raises:
         TypeError: it is no algorithm.
+        ValueError: a part is unknown.
     """
     check.instance(
         FederatedAlgorithm,
         "pass for example algorithms.fedavg(...)",
         algorithm=algorithm,
     )
-    print("\n\n".join(PAPERS[key].bibtex(key) for key in _keys(algorithm)), file=file)
+    used = _keys(algorithm)
+    for part in parts:
+        used += PARTS[check.one_of(PARTS, part=part)]
+    used = list(dict.fromkeys(used))
+    print("\n\n".join(PAPERS[key].bibtex(key) for key in used), file=file)
 
 
 def _keys(algorithm: FederatedAlgorithm) -> list[str]:

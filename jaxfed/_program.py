@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jaxlib
 import numpy as np
+from jax.extend.core import Literal
 
 # parts of names of primitives; the rules of custom_vmap are Python too
 _OUTSIDE = (
@@ -97,15 +98,29 @@ def _check_whole(program: Any) -> None:
 
 
 def _constants_of(program: Any) -> Iterator[bytes]:
+    jaxpr = getattr(program, "jaxpr", program)
     for constant in getattr(program, "consts", ()):
-        if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
-            constant = jax.random.key_data(constant)
-        array = np.asarray(constant)
-        yield f"{array.dtype}{array.shape}".encode()
-        yield np.ascontiguousarray(array).tobytes()
-    for equation in getattr(program, "jaxpr", program).eqns:
+        yield from _bytes_of(constant)
+    for equation in jaxpr.eqns:
+        yield from _literals_of(equation.invars)
         for inner in inner_programs(equation):
             yield from _constants_of(inner)
+    yield from _literals_of(jaxpr.outvars)
+
+
+def _literals_of(atoms: Any) -> Iterator[bytes]:
+    """Yields arrays that stand in a program itself, whose text has scalars alone."""
+    for atom in atoms:
+        if isinstance(atom, Literal) and np.ndim(atom.val):
+            yield from _bytes_of(atom.val)
+
+
+def _bytes_of(constant: Any) -> Iterator[bytes]:
+    if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    array = np.asarray(constant)
+    yield f"{array.dtype}{array.shape}".encode()
+    yield np.ascontiguousarray(array).tobytes()
 
 
 def _processor() -> str:

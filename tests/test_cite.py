@@ -15,9 +15,9 @@ from tests.problems import logistic_loss
 SOURCES = sorted((Path(jf.__file__).parent).rglob("*.py"))
 
 
-def cited(algorithm):
+def cited(algorithm, *parts):
     file = io.StringIO()
-    jf.cite(algorithm, file=file)
+    jf.cite(algorithm, *parts, file=file)
     return re.findall(r"@misc{(\w+),", file.getvalue())
 
 
@@ -51,6 +51,8 @@ def test_what_was_used_is_cited():
     assert {"mcmahan2018learning", "canonne2020discrete"} <= set(private)
     adaptive = jf.clipping.Adaptive(quantile=0.5, initial=0.1)
     assert "andrew2021differentially" in cited(fedavg(central(clipping=adaptive)))
+    adapted = cited(fedavg(none), "lora", "ffa_lora")
+    assert adapted == ["mcmahan2017communication", "hu2021lora", "sun2024improving"]
     correlated = central(noise=jf.noise.BLT(multiplier=1.0), rounds=3)
     assert "dvijotham2024efficient" in cited(fedavg(correlated))
 
@@ -85,6 +87,7 @@ def test_every_name_has_its_papers_and_every_paper_a_name():
     used |= {key for keys in _cite.COMPRESSION.values() for key in keys}
     used |= {key for keys in _cite.PRIVACY.values() for key in keys}
     used |= {key for keys in _cite.ATTACKS.values() for key in keys}
+    used |= {key for keys in _cite.PARTS.values() for key in keys}
     assert used | {"noble2022differentially"} == set(_cite.PAPERS)
     compressors = set(_cite.COMPRESSION) - {"error feedback"}
     assert compressors | {"Compressor"} == {
@@ -110,3 +113,5 @@ def test_it_prints(capsys):
     assert capsys.readouterr().out.count("@misc{") == 4
     with pytest.raises(TypeError, match="FederatedAlgorithm"):
         jf.cite("fedavg")
+    with pytest.raises(ValueError, match="part must be one of 'lora'"):
+        jf.cite(fedavg(central()), "loro")

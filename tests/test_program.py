@@ -63,6 +63,23 @@ def test_another_constant_or_step_is_another_program(options):
     assert program(changed(**options)) != program(plain)
 
 
+@pytest.mark.parametrize("are_literals", [False, True])
+def test_arrays_count_wherever_jax_keeps_them(are_literals):
+    """Beside a program, or in it, as JAX may do one day by itself."""
+    name = "jax_use_simplified_jaxpr_constants"
+    before = getattr(jax.config, name)
+    jax.config.update(name, are_literals)
+    try:
+        for convert in (np.asarray, jnp.asarray):
+            given = [convert(w) for w in (WEIGHTS, WEIGHTS + np.float32(1), WEIGHTS)]
+            found = [program(lambda x, w=w: jax.jit(lambda y: y * w)(x)) for w in given]
+            assert found[0] == found[2] != found[1]
+        returned = [program(lambda x, w=w: jnp.asarray(w)) for w in (WEIGHTS, -WEIGHTS)]
+        assert returned[0] != returned[1]
+    finally:
+        jax.config.update(name, before)
+
+
 @pytest.mark.parametrize("is_terminal", [False, True])
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_other_processes_agree(is_terminal, seed):

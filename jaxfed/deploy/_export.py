@@ -58,6 +58,7 @@ def export(
         name: _simplify.simplified(traced(function, arguments, constants))
         for name, (function, arguments) in work.functions.items()
     }
+    _check_size(constants.arrays)
     document = {
         "format": _plan.FORMAT,
         "version": _plan.VERSION,
@@ -228,6 +229,17 @@ def _named(values: PyTree) -> list[list[Any]]:
 def _type(leaf: Any, *, skip: int = 0) -> list[Any]:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype) if skip else leaf.dtype
     return [_lower.dtype_of(dtype), _lower.shape_of(leaf)[skip:]]
+
+
+def _check_size(arrays: Sequence[np.ndarray]) -> None:
+    """Refuses more constants than a vault reads: base64 takes 4 bytes for 3."""
+    size, most = sum(array.nbytes for array in arrays), _plan.MOST_BYTES * 3 // 4
+    if size > most:
+        raise ValueError(
+            "what local work holds beside its parameters, such as the frozen part of a "
+            f"model, must fit a plan: at most {most:,} bytes, got {size:,}; hold less, "
+            "or train it without vaults."
+        )
 
 
 def _constant(array: np.ndarray) -> list[Any]:

@@ -126,7 +126,9 @@ def _recorded(
     record = RoundRecord(
         round=index + 1,
         epsilon=step.epsilon(index),
-        evaluation=evaluated(watch.evaluations, current, index + 1, is_last, _states(run)),
+        evaluation=evaluated(
+            watch.evaluations, current, index + 1, is_last, _states(run)
+        ),
         released=host_numbers(privacy.public(state.aggregator)),
         private=private,
         seconds=None if history.private else time.perf_counter() - start,
@@ -149,9 +151,7 @@ def _ended(run: Stateful, history: History, watch: Watch) -> bool:
         return False
     record = history.rounds[-1]
     number = record.round
-    last = evaluated(
-        watch.evaluations, history.params, number, True, _states(run)
-    )
+    last = evaluated(watch.evaluations, history.params, number, True, _states(run))
     history.rounds[-1] = dataclasses.replace(record, evaluation=last)
     return True
 

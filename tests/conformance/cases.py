@@ -171,6 +171,37 @@ def with_compression(compressor, privacy=None, **options):
     return jf.algorithms.fedavg(local, privacy or none())
 
 
+def parts():
+    """Trains both numbers of a model of which a third one is frozen."""
+
+    def loss(params, batch, key):
+        scaled = {**batch, "x": batch["x"] * params["scale"]}
+        return logistic_loss(params, scaled, key)
+
+    frozen = {"w": None, "b": None, "scale": jnp.linspace(0.5, 2.0, 4)[None]}
+    held = jf.parts.hold(loss, frozen)
+    local = sgd(lambda params, *rest: held({**params, "scale": None}, *rest))
+    return jf.algorithms.fedavg(local, none())
+
+
+def lora():
+    """Adapters of rank one of the kernel: w is a, and b is b."""
+    model = {"kernel": jnp.linspace(-1.0, 1.0, 4)[:, None]}
+
+    def loss(params, batch, key):
+        whole = {"w": params["kernel"][:, 0], "b": jnp.zeros(())}
+        return logistic_loss(whole, batch, key)
+
+    held = jf.parts.lora.hold(loss, model, alpha=2.0)
+
+    def adapters(params):
+        kernels = {"a": params["w"][:, None], "b": params["b"][None, None]}
+        return {name: {"kernel": leaf} for name, leaf in kernels.items()}
+
+    local = sgd(lambda params, *rest: held(adapters(params), *rest))
+    return jf.algorithms.fedavg(local, none())
+
+
 ALGORITHMS = [
     Case("fedavg", lambda: jf.algorithms.fedavg(sgd(), none())),
     Case("fedavg_uniform", lambda: jf.algorithms.fedavg(sgd(), none("clients"))),
@@ -270,6 +301,8 @@ ALGORITHMS = [
         is_nightly=True,
     ),
     Case("fedexp", lambda: jf.algorithms.fedexp(sgd(), none()), is_nightly=True),
+    Case("fedavg_of_a_part", parts, is_nightly=True),
+    Case("fedavg_of_adapters", lora, is_nightly=True),
     Case(
         "fedsgd",
         lambda: jf.algorithms.fedsgd(

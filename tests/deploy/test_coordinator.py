@@ -231,12 +231,12 @@ def test_a_round_is_that_of_the_simulator(privacy, tmp_path, monkeypatch):
     check_parity(averaging(privacy, RANDOM), path, other, found, tmp_path)
 
 
-def check_parity(algorithm, path, other, found, tmp_path):
+def check_parity(algorithm, path, other, found, tmp_path, params=PARAMS):
     """Runs an algorithm in the engine and on vaults, and compares sums and charges."""
-    jf.train(algorithm, data(), params=PARAMS, rounds=3, ledger=other, progress=False)
+    jf.train(algorithm, data(), params=params, rounds=3, ledger=other, progress=False)
     simulated = list(found[::2])  # the engine asks twice for each
     found.clear()
-    history = in_vaults(tmp_path, path, algorithm)
+    history = in_vaults(tmp_path, path, algorithm, params=params)
     assert len(found) == len(simulated) == len(history.rounds) == 3
     for one, wanted in zip(found[:1], simulated[:1], strict=True):  # then noise differs
         for mine, theirs in zip(one, wanted, strict=True):
@@ -303,6 +303,32 @@ def test_every_method_runs_on_vaults_as_in_the_simulator(name, tmp_path, monkeyp
     if name in ("feddyn", "fedprox"):
         clip = jf.clipping.Fixed(norm=0.2)
     check_parity(METHODS[name](central(clipping=clip)), path, other, found, tmp_path)
+
+
+def dense(params, batch, key):
+    """Two layers, of which adapters are trained."""
+    first = params["first"]
+    hidden = jnp.tanh(batch["x"] @ first["kernel"] + first["bias"][None])
+    return noisy({"w": params["last"]}, {**batch, "x": hidden}, key)
+
+
+def test_a_part_runs_on_vaults_as_in_the_simulator(tmp_path, monkeypatch):
+    """The frozen part is in the plan, and what is sent has the trained one alone."""
+    draw = np.random.default_rng(3)
+    first = {"kernel": draw.normal(size=(5, 5)), "bias": draw.normal(size=5)}
+    model = jax.tree.map(jnp.float32, {"first": first, "last": draw.normal(size=5)})
+    adapters = jf.parts.lora.init(model, "first", rank=2, key=keys.simulated(0))
+    trained, frozen = jf.parts.split(adapters, "b")
+    adapted = jf.parts.hold(jf.parts.lora.hold(dense, model, alpha=4.0), frozen)
+    path = ledger(tmp_path, epsilon=1e4)
+    other = copied(path, tmp_path / "other")
+    found = sums_of(monkeypatch)
+    the_same_root(monkeypatch)
+    clip = jf.clipping.Fixed(norm=0.2)
+    local = jf.clients.sgd(adapted, optax.sgd(0.1), **BATCHES)
+    algorithm = averaging(central(clipping=clip), local)
+    check_parity(algorithm, path, other, found, tmp_path, params=trained)
+    assert [leaf.size for leaf in found[0]] == [10]
 
 
 def whole(params, rows, real, key):
