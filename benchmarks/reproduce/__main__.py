@@ -14,9 +14,16 @@ import pathlib
 import sys
 import time
 
-from benchmarks.reproduce import _experiment, fed_heart
+from benchmarks.reproduce import (
+    _experiment,
+    adaptive_sparse,
+    fed_heart,
+    fedprox_synthetic,
+    scaffold_quadratics,
+)
 
-EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (fed_heart,)}
+MODULES = (fed_heart, fedprox_synthetic, scaffold_quadratics, adaptive_sparse)
+EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
 def main(arguments=None):
