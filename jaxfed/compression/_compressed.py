@@ -92,7 +92,8 @@ def compressed(
 
     With error feedback a client keeps what a message lost, and adds it to its next
     update. What it sends then depends on its data in all rounds so far. A guarantee for
-    whole clients is about everything a client contributes, so that it stays as it is.
+    whole clients is about everything a client contributes, so that it stays as it is
+    with `sampling.Poisson`, and where sampling does not amplify.
 
     Args:
         local: any, but with noise of its own in its steps.
