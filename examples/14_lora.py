@@ -61,9 +61,7 @@ held_out = texts(dialect, 2000, seed=3)
 model = jf.models.CharacterTransformer(
     vocabulary=SYMBOLS, length=LENGTH, features=32, layers=1
 )
-loss_fn = jf.clients.linen_loss(
-    model, optax.softmax_cross_entropy_with_integer_labels
-)
+loss_fn = jf.clients.linen_loss(model, optax.softmax_cross_entropy_with_integer_labels)
 
 
 @jax.jit
@@ -111,9 +109,7 @@ private = jf.privacy.central(
 def fitted(loss, params, rate):
     """Trains a part, or all, on what persons write."""
     local = jf.clients.sgd(loss, optax.sgd(0.3), batch_size=TEXTS, epochs=1)
-    algorithm = jf.algorithms.fedavg(
-        local, private, server_optimizer=optax.adam(rate)
-    )
+    algorithm = jf.algorithms.fedavg(local, private, server_optimizer=optax.adam(rate))
     history = jf.simulate(
         algorithm, persons, params=params, rounds=ROUNDS, seed=0, progress=False
     )

@@ -9,6 +9,7 @@ import optax
 
 import jaxfed as jf
 from jaxfed.engine._block import unpack
+from jaxfed.typing import Batching, ClientResult, LocalWork
 
 FEATURES = 4
 
@@ -63,3 +64,12 @@ def cohort_of(planner, clients, *, key):
 def flat(params):
     """Returns weights then bias, as float64, in the order of the slow twin."""
     return np.append(np.asarray(params["w"], np.float64), np.float64(params["b"]))
+
+
+NO_WORK = LocalWork(
+    init=lambda shared, client_state: (),
+    step=lambda carry, batch, *, key: (carry, {}),
+    finish=lambda shared, carry: ClientResult(shared.params, jnp.float32(1), ()),
+    batching=Batching(batch_size=1, steps=1),
+)
+"""Local work for what asks only what clients send and keep."""

@@ -117,9 +117,8 @@ def checked_privacy(
     rows = {name: jnp.asarray(np.asarray(array)) for name, array in examples.items()}
     algorithm.local.validate(params, rows)
     sizes = np.ones(privacy.sampling.population, np.int64)
-    sent = algorithm.local.sends(params)
     privacy.validate(
-        params=sent, rounds=rounds, local=algorithm.local, client_sizes=sizes
+        params=params, rounds=rounds, local=algorithm.local, client_sizes=sizes
     )
     if not _promise.multiplier_of(privacy) > 0:
         raise ValueError(

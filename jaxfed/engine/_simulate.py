@@ -168,7 +168,7 @@ def validate_run(
     algorithm.local.validate(params, _example_rows(arrays))
     _check_sends(algorithm, params)
     privacy.validate(
-        params=algorithm.local.sends(params),
+        params=params,
         rounds=rounds,
         local=algorithm.local,
         client_sizes=data.client_sizes,

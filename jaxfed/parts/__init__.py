@@ -7,5 +7,6 @@ are, and clip, noise and what is sent have its coordinates alone.
 
 from jaxfed.parts import lora as lora
 from jaxfed.parts._held import hold as hold
+from jaxfed.parts._selection import Which as Which
 from jaxfed.parts._split import merge as merge
 from jaxfed.parts._split import split as split

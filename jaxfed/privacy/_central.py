@@ -16,7 +16,7 @@ from jaxfed import accounting, clipping, noise
 from jaxfed.privacy import _joint, _statement
 from jaxfed.privacy._base import RUN_DISTANCE, Cost, Exposure, Privacy, interval
 from jaxfed.privacy._statement import Statement
-from jaxfed.sampling import Sampler
+from jaxfed.sampling import FixedSize, Sampler
 from jaxfed.typing import ClientResult, LocalWork, Params, PyTree, Released
 
 if TYPE_CHECKING:
@@ -108,11 +108,31 @@ class Central(Privacy):
         """Checks that sums over this model cannot overflow, and the noise's accuracy.
 
         Raises:
-            ValueError: the round cannot be built, or so many noise draws would differ
-                from the ideal law by more than 2**-46 in all.
+            ValueError: the round cannot be built; or so many noise draws would differ
+                from the ideal law by more than 2**-46 in all; or clients keep a state
+                and cohorts of a fixed size are counted as amplifying.
         """
-        del local, client_sizes
-        _joint.check_distance(self._joint(params).distance, rounds, params)
+        del client_sizes
+        self._check_states(params, local)
+        sent = local.sends(params)
+        _joint.check_distance(self._joint(sent).distance, rounds, sent)
+
+    def _check_states(self, params: Params, local: LocalWork) -> None:
+        """Refuses client states where participations depend on each other.
+
+        With Poisson cohorts, given who else came, a client's coin of this round is
+        independent of its state and of all before: each release is the amplified one,
+        whatever the state, and compositions of these cover the run. In a cohort of
+        fixed size others' coins tell a client's own, and their states remember it.
+        """
+        keeps = jax.tree.leaves(jax.eval_shape(local.init_client, params))
+        if keeps and isinstance(self.sampling, FixedSize):
+            raise ValueError(
+                f"clients of {local!r} keep a state, and no amplification is known "
+                f"then for cohorts of a fixed size, got {self.sampling!r}; pass "
+                "sampling.Poisson(...), or a sampler that does not amplify, such as "
+                "sampling.Cyclic(...)."
+            )
 
     def init(self, params: Params) -> PyTree:
         """Returns the clipping rule's state: `()` or the current norm."""

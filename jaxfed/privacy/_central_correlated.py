@@ -113,14 +113,15 @@ class CentralCorrelated(Privacy):
         Raises:
             ValueError: more rounds than the horizon, or the run cannot be built.
         """
-        del local, client_sizes
+        del client_sizes
         if rounds > self.rounds:
             raise ValueError(
                 f"rounds must be <= the horizon of the noise = {self.rounds}, got "
                 f"{rounds}; build the privacy object for as many rounds as you run."
             )
-        distance = tree.size(params) * self._layout(params).distance
-        _joint.check_distance(distance, self.rounds, params)
+        sent = local.sends(params)
+        distance = tree.size(sent) * self._layout(sent).distance
+        _joint.check_distance(distance, self.rounds, sent)
 
     def init(self, params: Params) -> _State:
         """Returns the state of the noise before the first round."""

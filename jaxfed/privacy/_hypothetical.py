@@ -116,7 +116,7 @@ class Hypothetical(Privacy):
         Raises:
             ValueError: one of them cannot.
         """
-        self.init(params)
+        self.init(local.sends(params))
         try:
             self.privacy.validate(
                 params=params, rounds=rounds, local=local, client_sizes=client_sizes

@@ -14,6 +14,7 @@ import jaxfed as jf
 from jaxfed.privacy import _statement
 from jaxfed.privacy._joint import Encoded
 from jaxfed.typing import ClientResult, ClippedSum
+from tests.problems import NO_WORK
 
 
 def central(*, population=10_000, rate=0.01, cap=150, norm=1.0, multiplier=1.0):
@@ -182,7 +183,7 @@ def test_release_divides_by_a_public_constant():
 
 def test_a_run_with_too_many_draws_is_refused():
     params = {"w": jnp.zeros(1_000_000)}
-    others: dict = {"local": None, "client_sizes": np.ones(10_000)}
+    others: dict = {"local": NO_WORK, "client_sizes": np.ones(10_000)}
     central().validate(params=params, rounds=1000, **others)
     with pytest.raises(ValueError, match="must be at most 2\\*\\*-46"):
         central().validate(params=params, rounds=10**12, **others)

@@ -16,7 +16,7 @@ import scipy.stats
 import jaxfed as jf
 from jaxfed.engine import _progress
 from jaxfed.typing import ClientResult
-from tests.problems import logistic_loss, logistic_params, ragged_data
+from tests.problems import NO_WORK, logistic_loss, logistic_params, ragged_data
 
 NORM, MULTIPLIER, COHORT, FEW = 0.4, 0.616, 1000, 50
 SMALL = jf.sampling.FixedSize(population=1000, size=FEW)
@@ -209,7 +209,7 @@ def test_a_grid_too_coarse_for_the_noise_is_refused():
 
 
 def test_the_run_that_is_supposed_must_be_possible():
-    others: dict = {"local": None, "client_sizes": np.ones(1000)}
+    others: dict = {"local": NO_WORK, "client_sizes": np.ones(1000)}
     params = {"w": jnp.zeros(30_000)}
     small().validate(params=params, rounds=100, **others)
     with pytest.raises(ValueError, match=r"supposed must be possible, .*2\*\*-46"):
