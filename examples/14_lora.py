@@ -2,14 +2,14 @@
 
 Three hundred persons write a dialect: some symbols are followed by others than in the
 public text that a transformer was pretrained on. They fit it to how they write, with
-differential privacy at epsilon 1 for each person: once the whole model, once thin
+differential privacy at epsilon 0.3 for each person: once the whole model, once thin
 adapters of its matrices (LoRA), once half of these (FFA-LoRA). Noise has a coordinate
 for every trained number, so that fewer of them have less noise in all.
 
-What you should see, within a minute: in bits of surprise for each symbol, about 2.4 of
-the pretrained model on the dialect, of which 1.2 are in the text whatever the model;
-at epsilon 1 about 1.4 are left with any of the three, and adapters, which send 12
-times fewer numbers, are better than the whole model.
+What you should see, within a minute, in bits for each symbol of the dialect, of which
+1.2 are in the text whatever the model: 2.2 of the pretrained model, 1.6 of the whole
+model fitted, and a little less of adapters, which send 6 and 12 times fewer numbers.
+(With epsilon=1.0, the whole model and LoRA are as good as each other, at 1.4.)
 
 All text is made up here. Learning rates were chosen on the same kind of text, for each
 of the three; on real text such a choice is paid for, or made on public text.
@@ -93,7 +93,7 @@ def surprise(params):
 
 # [parts]
 kernels = [f"Dense_{number}/kernel" for number in range(5)]
-adapters = jf.parts.lora.init(base, *kernels, rank=2, key=jf.keys.simulated(5))
+adapters = jf.parts.lora.init(base, *kernels, rank=4, key=jf.keys.simulated(5))
 of_adapters = jf.parts.lora.hold(loss_fn, base, alpha=4.0)
 only_b, a = jf.parts.split(adapters, "b")
 of_b = jf.parts.hold(of_adapters, a)
@@ -103,7 +103,7 @@ private = jf.privacy.central(
     sampling=jf.sampling.Poisson(population=PERSONS, rate=0.1),
     clipping=jf.clipping.Fixed(norm=0.1),
     noise=jf.noise.Gaussian(multiplier=1.0),
-).calibrated(epsilon=1.0, delta=1e-4, rounds=ROUNDS)
+).calibrated(epsilon=0.3, delta=1e-4, rounds=ROUNDS)
 
 
 def fitted(loss, params, rate):
@@ -114,18 +114,18 @@ def fitted(loss, params, rate):
         algorithm, persons, params=params, rounds=ROUNDS, seed=0, progress=False
     )
     assert history.epsilon is not None
-    assert history.epsilon <= 1.0
+    assert history.epsilon <= 0.3
     return history.params
 
 
-whole = fitted(loss_fn, base, 0.01)
+whole = fitted(loss_fn, base, 0.015)
 with_lora = fitted(of_adapters, adapters, 0.03)
 with_b = fitted(of_b, only_b, 0.05)
 
 # [merge]
 left = {
     "pretrained": surprise(base),
-    "the whole model": surprise(whole),
+    "whole": surprise(whole),
     "LoRA": surprise(jf.parts.lora.merge(base, with_lora, alpha=4.0)),
     "FFA-LoRA": surprise(
         jf.parts.lora.merge(base, jf.parts.merge(with_b, a), alpha=4.0)
@@ -133,9 +133,18 @@ left = {
 }
 trained = {
     "pretrained": 0,
-    "the whole model": jf.tree.size(base),
+    "whole": jf.tree.size(base),
     "LoRA": jf.tree.size(adapters),
     "FFA-LoRA": jf.tree.size(only_b),
 }
 for name, bits in left.items():
     print(f"{name}: {bits:.3f} bits, {trained[name]:,} numbers trained")
+
+assert left["whole"] < left["pretrained"] - 0.4
+assert left["LoRA"] < left["whole"]
+assert left["FFA-LoRA"] < left["whole"]
+assert trained["whole"] > 6 * trained["LoRA"]
+assert trained["whole"] > 11 * trained["FFA-LoRA"]
+moved = jf.tree.subtract(jf.parts.lora.merge(base, with_lora, alpha=4.0), base)
+assert all(np.any(moved[f"Dense_{number}"]["kernel"]) for number in range(5))
+assert not np.any(moved["Embed_0"]["embedding"])

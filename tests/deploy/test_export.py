@@ -167,6 +167,22 @@ def test_a_plan_that_disagrees_with_jax_is_never_returned(monkeypatch):
         export(algorithm, data, params)
 
 
+def test_a_frozen_part_that_no_plan_holds_is_refused(monkeypatch):
+    def loss(params, batch, key):
+        del key
+        return jnp.mean(batch["x"] @ (params["w"] * params["frozen"])), {}
+
+    held = jf.parts.hold(loss, {"w": None, "frozen": np.ones(300, np.float32)})
+    local = jf.clients.sgd(held, optax.sgd(0.1), batch_size=2, epochs=1)
+    none = jf.privacy.none(sampling=jf.sampling.Full(population=2))
+    algorithm = jf.algorithms.fedavg(local, none)
+    given = {"x": np.ones((3, 300), np.float32)}, {"w": jnp.ones(300), "frozen": None}
+    Plan(export(algorithm, *given))
+    monkeypatch.setattr("jaxfed.vault._plan.MOST_BYTES", 1_500)
+    with pytest.raises(ValueError, match=r"at most 1,125 bytes, got 1,\d+; hold less"):
+        export(algorithm, *given)
+
+
 def test_an_unknown_parameter_is_refused(monkeypatch):
     from jaxfed.deploy import _lower
 

@@ -23,6 +23,7 @@ _MAKERS = ("from_clients", "from_arrays")
 _WITHOUT = {
     "04_scale",  # integers of 8 bits, drawn on the spot
     "06_choosing_a_budget",  # mechanisms alone
+    "14_lora",  # symbols
 }
 _LIST = "JAXFED_TEST_CANARIES"  # names the file that lists them
 

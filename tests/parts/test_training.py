@@ -52,13 +52,15 @@ def slow(server, batching, rounds=6):
     return server
 
 
-@pytest.mark.parametrize("name", ["w", "b"])
 @pytest.mark.parametrize(
-    ("kind", "build"),
-    [(parts.Averaging, averaging), (methods.Scaffold, scaffold)],
-    ids=["fedavg", "scaffold"],
+    ("name", "kind", "build"),
+    [
+        ("w", parts.Averaging, averaging),
+        ("b", parts.Averaging, averaging),
+        ("w", methods.Scaffold, scaffold),
+    ],
 )
-def test_a_part_equals_a_slow_twin_in_which_only_it_moves(kind, build, name):
+def test_a_part_equals_a_slow_twin_in_which_only_it_moves(name, kind, build):
     trained, frozen = jf.parts.split(PARAMS, name)
     algorithm = build(jf.parts.hold(logistic_loss, frozen))
     history = simulated(algorithm, trained)
