@@ -63,7 +63,8 @@ def test_attacks_and_robust_rules_are_cited():
     hostile = jf.attacks.scaled(local, factor=4.0)
     found = cited(jf.algorithms.fedavg(hostile, none))
     assert found == ["mcmahan2017communication", "bagdasaryan2020how"]
-    assert set(_cite.ATTACKS) < {name for name in dir(jf.attacks) if name[0] != "_"}
+    names = {name for module in (jf.attacks, jf.clients) for name in dir(module)}
+    assert set(_cite.LOCAL_WORK) < names
     rule = types.SimpleNamespace(rule=jf.robust.Krum(attackers=1))
     found = cited(jf.algorithms.fedavg(local, none)._replace(aggregator=rule))
     assert found == ["mcmahan2017communication", "blanchard2017machine"]
@@ -86,7 +87,7 @@ def test_every_name_has_its_papers_and_every_paper_a_name():
     used = {key for keys in _cite.ALGORITHMS.values() for key in keys}
     used |= {key for keys in _cite.COMPRESSION.values() for key in keys}
     used |= {key for keys in _cite.PRIVACY.values() for key in keys}
-    used |= {key for keys in _cite.ATTACKS.values() for key in keys}
+    used |= {key for keys in _cite.LOCAL_WORK.values() for key in keys}
     used |= {key for keys in _cite.PARTS.values() for key in keys}
     assert used | {"noble2022differentially"} == set(_cite.PAPERS)
     compressors = set(_cite.COMPRESSION) - {"error feedback"}
@@ -103,7 +104,7 @@ def test_every_name_has_its_papers_and_every_paper_a_name():
 
 def test_the_numbers_are_those_of_the_docstrings():
     """Each paper's number stands in a file of this library, beside its year."""
-    text = "".join(path.read_text() for path in SOURCES if path.name != "_cite.py")
+    text = "".join(path.read_text() for path in SOURCES if path.name != "_papers.py")
     missing = [one.arxiv for one in _cite.PAPERS.values() if one.arxiv not in text]
     assert missing == []
 
@@ -113,5 +114,5 @@ def test_it_prints(capsys):
     assert capsys.readouterr().out.count("@misc{") == 4
     with pytest.raises(TypeError, match="FederatedAlgorithm"):
         jf.cite("fedavg")
-    with pytest.raises(ValueError, match="part must be one of 'lora'"):
+    with pytest.raises(ValueError, match="part must be one of 'fedbuff'"):
         jf.cite(fedavg(central()), "loro")

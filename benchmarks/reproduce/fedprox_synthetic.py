@@ -157,7 +157,7 @@ EXPERIMENT = Experiment(
     "set, start, cohorts and batches.",
     differs=[
         "The sets are drawn anew from the published definition, each seed another, "
-        "with the sizes of the published files, which are known to ten rows (one client "
+        "with the sizes of the published files, known to ten rows (one client "
         "has up to 61 % of all): sizes sway levels more than the method does.",
         "Without stragglers: the first row of the paper's 0, 50 and 90 %.",
         "On the iid set mu = 1 only slows down, as the paper says.",
