@@ -2,10 +2,13 @@
 
     python -m benchmarks.reproduce fed_heart --seeds 5
     python -m benchmarks.reproduce --short
+    python -m benchmarks.reproduce fashion_mnist --data FOLDER
     python -m benchmarks.reproduce --table
 
-Without a name, all that need no data of their own are run. `--short` runs little of
-each, checks levels and orders, and writes nothing.
+Without a name all are run but those that read files of another package:
+`fashion_mnist` has the four of the Debian package dataset-fashion-mnist, from where it
+installs them or from `--data`. `--short` runs little of each, checks levels and orders,
+and writes nothing.
 """
 
 import argparse
@@ -17,12 +20,19 @@ import time
 from benchmarks.reproduce import (
     _experiment,
     adaptive_sparse,
+    fashion_mnist,
     fed_heart,
     fedprox_synthetic,
     scaffold_quadratics,
 )
 
-MODULES = (fed_heart, fedprox_synthetic, scaffold_quadratics, adaptive_sparse)
+MODULES = (
+    fed_heart,
+    fedprox_synthetic,
+    scaffold_quadratics,
+    adaptive_sparse,
+    fashion_mnist,
+)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 
@@ -42,7 +52,8 @@ def main(arguments=None):
     if unknown := sorted(set(given.names) - set(EXPERIMENTS)):
         parser.error(f"no experiment {unknown[0]!r}; pass one of {list(EXPERIMENTS)}")
     for name, experiment in EXPERIMENTS.items():
-        if name in given.names or (not given.names and given.data is None):
+        is_meant = not given.names and not experiment.needs_data
+        if name in given.names or is_meant:
             run(experiment, given)
 
 

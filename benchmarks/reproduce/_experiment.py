@@ -61,6 +61,7 @@ class Experiment:
             the page says.
         seeds: how many a full run has.
         short_seeds: and a short one; 0 for none.
+        needs_data: whether it reads files of another package.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Experiment:
     check: Callable[[Sequence[Row], bool], None]
     seeds: int
     short_seeds: int
+    needs_data: bool = False
 
 
 def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
