@@ -22,6 +22,7 @@ from benchmarks.reproduce import (
     adaptive_sparse,
     fashion_mnist,
     fed_heart,
+    fedprox_stragglers,
     fedprox_synthetic,
     scaffold_quadratics,
 )
@@ -29,6 +30,7 @@ from benchmarks.reproduce import (
 MODULES = (
     fed_heart,
     fedprox_synthetic,
+    fedprox_stragglers,
     scaffold_quadratics,
     adaptive_sparse,
     fashion_mnist,
