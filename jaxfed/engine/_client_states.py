@@ -94,8 +94,11 @@ class ClientStates:
         shape = (self._mesh.devices.size, *block.clients(0).shape)
         leaves = self._room(shape)
         for place in mine:
-            out = [leaf[place].reshape(-1, *leaf.shape[3:]) for leaf in leaves]
-            self._read(block.clients(place).reshape(-1), out)
+            numbers = block.clients(place).reshape(-1)
+            out = [
+                leaf[place].reshape(len(numbers), *leaf.shape[3:]) for leaf in leaves
+            ]
+            self._read(numbers, out)
         arrays = [_devices.one_each(self._mesh, leaf) for leaf in leaves]
         return self._structure.unflatten(arrays)
 
@@ -284,4 +287,7 @@ def _as_numbers(leaf: Any) -> np.ndarray:
             f"init_client must return numbers, got {dtype}; keep "
             "jax.random.key_data(key)."
         )
-    return np.asarray(leaf)
+    array = np.asarray(leaf)
+    return array.astype(
+        jax.dtypes.canonicalize_dtype(array.dtype)
+    )  # as devices have it

@@ -187,13 +187,23 @@ def _check_sends(algorithm: FederatedAlgorithm, params: Params) -> None:
         shared = algorithm.broadcast(algorithm.init(params))
         return local.finish(shared, local.init(shared, local.init_client(params)))
 
-    found = jax.eval_shape(finished, params).update
-    wanted = jax.eval_shape(local.sends, params)
+    result = jax.eval_shape(finished, params)
+    kept, first = result.client_state, jax.eval_shape(local.init_client, params)
+    if _types(kept) != _types(first):
+        raise ValueError(
+            f"{local!r} must keep what init_client begins with, {_types(first)}, got "
+            f"{_types(kept)} from finish; give both the same shapes and dtypes."
+        )
+    found, wanted = result.update, jax.eval_shape(local.sends, params)
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, wanted):
         raise ValueError(
             f"{local!r} must send what `sends` says, {_shapes(wanted)}, got "
             f"{_shapes(found)}; pass LocalWork(..., sends=lambda params: ...)."
         )
+
+
+def _types(values: PyTree) -> str:
+    return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", values))
 
 
 def _shapes(values: PyTree) -> str:

@@ -17,6 +17,8 @@ from jaxfed import _check as check
 from jaxfed.timing._fleet import FleetClients
 from jaxfed.timing._release import Cohort, Release, Server, draws_of
 
+_MOST_LOST = 100_000  # for each report of a release
+
 
 class _Job(NamedTuple):
     """One client at work; jobs sort by when they end."""
@@ -70,6 +72,7 @@ class Buffered(Server):
                 f"concurrency must be <= the {len(steps)} clients, got "
                 f"{self.concurrency}; a client does one thing at a time."
             )
+        clients.check_windows(steps)
         return self._releases(clients, steps, draws_of(seed))
 
     def weights(self, staleness: np.ndarray) -> np.ndarray:
@@ -100,6 +103,7 @@ class Buffered(Server):
             staleness = version - job.version
             if job.is_lost:
                 lost += 1
+                _check_lost(lost, self)
             elif self.most_staleness is not None and staleness > self.most_staleness:
                 late += 1
             else:
@@ -125,3 +129,12 @@ class Buffered(Server):
         stay = float(clients.stay(one, time)[0])
         is_lost = bool(draw.random() < clients.fleet.dropout) or seconds > stay
         return _Job(time + min(seconds, stay), 0, client, version, is_lost)
+
+
+def _check_lost(lost: int, server: Buffered) -> None:
+    if lost > _MOST_LOST * server.goal:
+        raise RuntimeError(
+            f"clients must report now and then, but {lost} in turn were lost while "
+            f"{server!r} waited for {server.goal}; lengthen their windows, or lower "
+            "dropout."
+        )

@@ -66,6 +66,7 @@ class Fleet:
         )
 
 
+_ROUNDING = 1e-9  # of a period
 _OF_FLEETS = 0xF1EE7  # tells these draws from any others of the same seed
 
 
@@ -81,7 +82,7 @@ class FleetClients:
 
     def are_available(self, time: float) -> np.ndarray:
         """Returns who is there, (num_clients,) bool."""
-        return self._into(time) < self.fleet.available * self.fleet.period
+        return self._stay(time) > 0
 
     def seconds(self, clients: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Returns how long these clients take for so many steps, exchange included."""
@@ -89,15 +90,35 @@ class FleetClients:
 
     def stay(self, clients: np.ndarray, time: float) -> np.ndarray:
         """Returns for how many seconds from `time` these clients are there; 0, not."""
-        if self.fleet.available == 1:
-            return np.full(len(clients), np.inf)
-        open_for = self.fleet.available * self.fleet.period
-        return np.maximum(open_for - self._into(time)[clients], 0.0)
+        return self._stay(time)[clients]
 
     def next_time(self, time: float) -> float:
         """Returns when the next window opens after `time`."""
         return time + float(np.min(self.fleet.period - self._into(time)))
 
+    def check_windows(self, steps: np.ndarray) -> None:
+        """Refuses windows in which nobody can do so many steps.
+
+        Raises:
+            ValueError: they are too short.
+        """
+        shortest = float(self.seconds(np.arange(len(steps)), steps).min())
+        window = self.fleet.available * self.fleet.period
+        if self.fleet.available < 1 and shortest > window:
+            raise ValueError(
+                f"available * period must be >= the {shortest:.4g} seconds that the "
+                f"fastest client takes, got {window:.4g}; nobody would ever report."
+            )
+
+    def _stay(self, time: float) -> np.ndarray:
+        if self.fleet.available == 1:
+            return np.full(len(self.window_start), np.inf)
+        left = self.fleet.available * self.fleet.period - self._into(time)
+        # a window that has but rounding left has closed
+        return np.where(left > _ROUNDING * self.fleet.period, left, 0.0)
+
     def _into(self, time: float) -> np.ndarray:
         """Returns how long ago each client's window opened."""
-        return np.mod(time - self.window_start, self.fleet.period)
+        into = np.mod(time - self.window_start, self.fleet.period)
+        # a window that opens now opens now, whatever the last bits say
+        return np.where(into > (1 - _ROUNDING) * self.fleet.period, 0.0, into)

@@ -22,7 +22,8 @@ class Synchronous(Server):
     """A round after the other; all of a round's clients start from one model.
 
     A round ends when all who will report have, or earlier by `goal` or `deadline`. That
-    somebody is lost is noticed at once.
+    somebody is lost is noticed at once; if everybody is away, the server waits until
+    the next client's window opens.
 
     Args:
         goal: go on with the first so many reports; the sampler asks more clients.
@@ -50,11 +51,11 @@ class Synchronous(Server):
                 f"stragglers must be a share <= 1, got {self.stragglers}; pass for "
                 "example 0.5."
             )
-        if self.goal is not None and self.late == "partial":
+        if self.goal is not None and (self.late == "partial" or self.stragglers):
             raise ValueError(
-                f'late="partial" must not go with goal={self.goal}: a round that ends '
-                "with the first reports has no deadline at which the others report; "
-                "leave one of them out."
+                f'late="partial" and stragglers must not go with goal={self.goal}: a '
+                "round that ends with the first reports has no deadline at which the "
+                "others report; leave one of them out."
             )
 
     @property
@@ -66,7 +67,17 @@ class Synchronous(Server):
         self, clients: FleetClients, steps: np.ndarray, cohort: Cohort, *, seed: int
     ) -> Iterator[Release]:
         """Yields one release a round; see `Server.schedule`."""
-        draw, time, version = draws_of(seed), 0.0, 0
+        clients.check_windows(steps)
+        return self._releases(clients, steps, cohort, draws_of(seed))
+
+    def _releases(
+        self,
+        clients: FleetClients,
+        steps: np.ndarray,
+        cohort: Cohort,
+        draw: np.random.Generator,
+    ) -> Iterator[Release]:
+        time, version = 0.0, 0
         while True:
             release = self._round(clients, steps, cohort(version), time, version, draw)
             yield release
@@ -90,29 +101,34 @@ class Synchronous(Server):
         is_lost = draw.random(len(asked)) < clients.fleet.dropout
         is_lost |= seconds > clients.stay(asked, time)
         waited = np.where(is_lost, np.inf, seconds)
-        done = np.where(is_lost, 0, todo)
         limit = np.inf if self.deadline is None else self.deadline
-        if self.goal is not None and np.isfinite(waited).sum() > self.goal:
-            limit = min(
-                limit, float(np.partition(waited, self.goal - 1)[self.goal - 1])
-            )
         is_late = ~is_lost & (waited > limit)
+        if self.goal is not None:  # equally fast ones in no order of their numbers
+            order = np.lexsort((draw.random(len(asked)), waited))
+            is_late[order[self.goal :]] = True
+            is_late &= ~is_lost
+        done = np.where(is_lost | is_late, 0, todo)
         if self.late == "partial":
             within = limit - clients.exchange_seconds[asked[is_late]]
             taken = within / clients.step_seconds[asked[is_late]]
             done[is_late] = np.maximum(taken, 0).astype(np.int64)
-        else:
-            done[is_late] = 0
-        ends = min(limit, float(np.max(waited[~is_lost], initial=0.0)))
-        is_late |= self._straggle(done, todo, is_lost | is_late, draw)
+        is_slow = self._straggle(done, todo, is_lost | is_late, draw)
         came = done > 0
+        if self.goal is not None and came.any():
+            limit = min(limit, float(np.max(waited[came])))
+        ends = min(limit, float(np.max(waited[~is_lost], initial=0.0)))
+        if is_slow.any() and np.isfinite(limit):  # they are at work until then
+            ends = limit
+        end = time + ends
+        if end == time and clients.fleet.available < 1:  # everybody is away
+            end = clients.next_time(time)
         return Release(
-            time + ends,
+            end,
             asked[came],
             np.full(int(came.sum()), version),
             done[came],
             num_lost=int(is_lost.sum()),
-            num_late=int((is_late & ~came).sum()),
+            num_late=int(((is_late | is_slow) & ~came).sum()),
             at_work=np.zeros(0, np.int64),
         )
 

@@ -155,6 +155,26 @@ def feddyn():
     return jf.algorithms.feddyn(local, none("clients"))
 
 
+OWN: dict = {"personal_learning_rate": 0.1, **BATCHES}
+
+
+def ditto():
+    local = jf.clients.ditto(logistic_loss, optax.sgd(0.2), pull=0.5, **OWN)
+    return jf.algorithms.fedavg(local, none("clients"))
+
+
+def apfl():
+    local = jf.clients.apfl(logistic_loss, optax.sgd(0.2), mixture=0.3, **OWN)
+    return jf.algorithms.fedavg(local, none())
+
+
+def fedrep():
+    local = jf.clients.personal_layers(
+        logistic_loss, optax.sgd(0.2), private=["b"], private_steps=1, **BATCHES
+    )
+    return jf.algorithms.fedper(local, none())
+
+
 def fednova():
     local = jf.clients.nova(logistic_loss, learning_rate=0.2, momentum=0.5, **BATCHES)
     return jf.algorithms.fednova(local, none())
@@ -242,6 +262,9 @@ ALGORITHMS = [
         is_nightly=True,
     ),
     Case("feddyn", feddyn, keeps_client_state=True),
+    Case("fedrep", fedrep, keeps_client_state=True, is_nightly=True),
+    Case("ditto", ditto, keeps_client_state=True, is_nightly=True),
+    Case("apfl", apfl, keeps_client_state=True, is_nightly=True),
     Case("mime", lambda: mime(False)),
     Case("mimelite", lambda: mime(True), is_nightly=True),
     Case("fednova", fednova),

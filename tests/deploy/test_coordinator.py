@@ -272,6 +272,12 @@ METHODS = {
         p,
         domain_learning_rate=0.5,
     ),
+    "ditto": lambda p: jf.algorithms.fedavg(
+        jf.clients.ditto(
+            noisy, optax.sgd(0.1), pull=0.5, personal_learning_rate=0.1, **BATCHES
+        ),
+        p,
+    ),
     "fedprox": lambda p: jf.algorithms.fedprox(
         jf.clients.prox(noisy, optax.sgd(0.1), mu=0.3, **BATCHES), p
     ),
@@ -300,7 +306,7 @@ def test_every_method_runs_on_vaults_as_in_the_simulator(name, tmp_path, monkeyp
     if name == "afl":
         with_domains(monkeypatch)
     clip = jf.clipping.PerLayer(norms={"change": 0.2, "": 3.0})
-    if name in ("feddyn", "fedprox"):
+    if name in ("ditto", "feddyn", "fedprox"):
         clip = jf.clipping.Fixed(norm=0.2)
     check_parity(METHODS[name](central(clipping=clip)), path, other, found, tmp_path)
 

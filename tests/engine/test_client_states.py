@@ -17,11 +17,13 @@ from jaxfed.engine import _devices
 from jaxfed.engine._block import Layout, pack
 from jaxfed.engine._client_states import ClientStates
 from jaxfed.engine._feed import Fed
-from jaxfed.typing import Cohort
+from jaxfed.typing import ClientResult, Cohort
 from tests.conformance.cases import DATA, PARAMS, feddyn, scaffold
+from tests.problems import NO_WORK
 
 FIRST = {
     "a": jnp.arange(3, dtype=jnp.float32),
+    "nothing": jnp.zeros((0, 3)),
     "b": (jnp.full((2, 2), 7, jnp.int8), jnp.ones((), jnp.bfloat16)),
 }
 ON_DISK, IN_MEMORY = 0, 1 << 30
@@ -74,6 +76,7 @@ def test_padding_between_real_clients_is_left_out():
     block = block_of([[4, 10], [7, 1]])
     values = {
         "a": jnp.arange(12, dtype=jnp.float32).reshape(1, 2, 2, 3),
+        "nothing": jnp.zeros((1, 2, 2, 0, 3)),
         "b": (jnp.zeros((1, 2, 2, 2, 2), jnp.int8), jnp.ones((1, 2, 2), jnp.bfloat16)),
     }
     states.keep(block, values)
@@ -96,6 +99,49 @@ def test_saved_states_are_read_by_either_kind(most_bytes, tmp_path):
     (tmp_path / "short").write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=r"must have the 74 bytes of this run's"):
         other.load(tmp_path / "short")
+
+
+@pytest.mark.parametrize("most_bytes", [ON_DISK, IN_MEMORY])
+def test_python_numbers_are_kept_as_devices_have_them(most_bytes):
+    states = states_of(most_bytes, first={"n": 0.5, "k": np.arange(2)})
+    block = block_of([[4, 1], [7, 10]])
+    found = states.of_block(block)
+    assert {n: a.dtype for n, a in found.items()} == {"n": "float32", "k": "int32"}
+    states.keep(block, moved(found, 1))
+    assert states.of_clients(np.array([4, 0]))["n"].tolist() == [1.5, 0.5]
+
+
+def kept_as(first, last):
+    """Local work that begins with one state and ends with another."""
+
+    def finish(shared, carry):
+        del carry
+        return ClientResult(shared.params, jnp.float32(1), last)
+
+    local = NO_WORK._replace(finish=finish, init_client=lambda params: first)
+    sampling = jf.sampling.Full(population=DATA.num_clients)
+    return jf.algorithms.fedavg(local, jf.privacy.none(sampling=sampling))
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (jnp.zeros(3), jnp.zeros(4)),
+        (jnp.zeros(3, jnp.int32), jnp.zeros(3)),
+        ({"a": jnp.zeros(3)}, (jnp.zeros(3),)),
+    ],
+)
+def test_a_state_that_changes_its_kind_is_refused(first, last):
+    with pytest.raises(ValueError, match="must keep what init_client begins with"):
+        jf.simulate(
+            kept_as(first, last),
+            DATA,
+            params=PARAMS,
+            rounds=1,
+            seed=0,
+            progress=False,
+            strategy="loop",
+        )
 
 
 @pytest.mark.parametrize("build", [lambda: scaffold(2), feddyn])

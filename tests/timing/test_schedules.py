@@ -170,6 +170,34 @@ def test_nobody_reports_outside_the_window():
         assert 0 < one.time % 100 <= 50
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "server",
+    [Synchronous(), Synchronous(deadline=3.0), Buffered(goal=2, concurrency=2)],
+)
+def test_time_goes_on_while_everybody_is_away(server, seed):
+    fleet = Fleet(available=0.1, period=7.3, seconds_per_step=0.1)
+    releases = first(server, fleet.drawn(3, seed), np.ones(3, int), 200, seed=seed)
+    assert sum(len(r.clients) for r in releases) >= 100
+    assert releases[-1].time > 20
+
+
+def test_a_goal_is_met_exactly_by_equally_fast_clients():
+    server, whose = Synchronous(goal=10), []
+    for one in first(server, clients_of(np.ones(13)), np.ones(13, int), 40):
+        assert len(one.clients) == 10
+        assert one.num_late == 3
+        whose.extend(one.clients.tolist())
+    assert set(whose) == set(range(13))  # nobody is always last
+
+
+def test_stragglers_are_waited_for_until_the_deadline():
+    server = Synchronous(deadline=9.0, stragglers=0.5)
+    (one,) = first(server, clients_of(np.ones(4)), np.ones(4, int), 1)
+    assert one.time == 9
+    assert len(one.clients) == 2
+
+
 def test_dropout_is_as_likely_as_it_says():
     """3,000 clients at 0.3; six standard deviations."""
     clients = clients_of(np.ones(100), fleet=Fleet(dropout=0.3))
@@ -191,6 +219,16 @@ def test_speeds_are_log_normal():
         (lambda: Fleet(seconds_per_step=0), "seconds_per_step must be > 0"),
         (lambda: Fleet(available=0.0), "available must be"),
         (lambda: Synchronous(goal=2, late="partial"), "must not go with goal=2"),
+        (lambda: Synchronous(goal=2, stragglers=0.5), "must not go with goal=2"),
+        (
+            lambda: first(
+                Buffered(goal=1, concurrency=1),
+                clients_of([5.0], fleet=Fleet(available=0.1, period=10.0)),
+                [1],
+                1,
+            ),
+            "nobody would ever report",
+        ),
         (lambda: Synchronous(stragglers=1.5), "stragglers must be a share <= 1"),
         (lambda: Synchronous(late="wait"), "late must be one of"),
         (lambda: Buffered(goal=0, concurrency=1), "goal must be"),
