@@ -640,7 +640,7 @@ RUNS = [
         lambda _: simulate().curve("acuracy"),
         ValueError,
         "no round recorded 'acuracy'",
-        "known are loss, num_clients, num_failed",
+        "known are loss, num_bytes_down, num_bytes_up",
     ),
     case(
         "a picture nobody recorded",

@@ -31,7 +31,9 @@ def ifca(
 
     Args:
         local: `clients.clustered(...)`.
-        privacy: how results are summed and released.
+        privacy: how results are summed and released. With a clip, give `chose`, whose
+            norm is 1, a norm of its own, so that it is not cut:
+            `clipping.PerLayer(norms={"change": ..., "chose": 1.0})`.
         server_optimizer: of all models; as in `fedavg`.
         least_share: the change of a model that a smaller share of the cohort has picked
             is divided by this, in (0, 1]: with noise, shares near zero are no divisors.

@@ -92,7 +92,9 @@ def clustered(
         rows = jnp.sum(batch.is_real).astype(jnp.float32)
         found = jax.vmap(of_one)(carry.models)
         losses = carry.losses + rows * found
-        chosen = jnp.argmin(losses).astype(jnp.int32)
+        # a model that is broken attracts nobody
+        sound = jnp.where(jnp.isnan(losses), jnp.inf, losses)
+        chosen = jnp.argmin(sound).astype(jnp.int32)
         inner = training.init(Shared(_one(carry.models, chosen)), ())
         new = carry._replace(losses=losses, chosen=chosen, inner=inner)
         return new, found[chosen]

@@ -20,9 +20,14 @@ def fine_tuned(local: LocalWork) -> LocalWork:
 
     Raises:
         TypeError: `local` is no local work.
-        ValueError: its results are no change of the parameters.
+        ValueError: its results are no change of the parameters, or it keeps a state.
     """
     check.instance(LocalWork, "pass for example clients.sgd(...)", local=local)
+    if local.init_client is not LocalWork._field_defaults["init_client"]:
+        raise ValueError(
+            f"local must keep nothing itself, got {local!r}, whose clients do; wrap "
+            "clients.sgd(...) or the like."
+        )
     if local.kind not in ("change", "prox"):
         raise ValueError(
             f"local must make a change of the parameters, got {local!r}; pass for "

@@ -45,7 +45,8 @@ def personal_layers(
         loss_fn: as in `clients.sgd`, of the whole model.
         optimizer: of both parts.
         private: names of what stays, as in `parts.split`, for example `["head"]`.
-        private_steps: how many steps of a round are the private part's, >= 1.
+        private_steps: how many steps of a round are the private part's, >= 1. A client
+            with no more steps than these sends a change of zero.
         batch_size: examples per step.
         epochs: passes over the client's shuffled examples.
         steps: or this many batches.
@@ -74,6 +75,14 @@ def personal_layers(
         gradients: PyTree, look: Look, carry: Carry, batch: Batch
     ) -> tuple[PyTree, jax.Array]:
         del look, batch
+        if private_steps is not None:  # momentum of a part begins with its own steps
+            is_private = carry.own < private_steps
+            kept, common = split(gradients)
+            nothing = tree.zeros_like((kept, common))
+            gradients = parts.merge(
+                tree.where(is_private, kept, nothing[0]),
+                tree.where(is_private, nothing[1], common),
+            )
         return gradients, carry.own + 1
 
     def finish(shared: Shared, carry: Carry) -> tuple[PyTree, PyTree]:

@@ -215,20 +215,25 @@ class Saver:
         with self._errors("written"):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+            self._remove_old_clients()
 
     def close(self) -> None:
         """Ends what goes on in the background."""
         self._manager.close()
 
     def _save_clients(self, rounds: int, clients: ClientStates) -> str:
-        """Writes what clients keep, removes what no checkpoint needs any more."""
+        """Writes what clients keep; returns its digest."""
         path = self._of_clients(rounds)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        needed = {str(number) for number in self._manager.all_steps()}
-        for old in path.parent.iterdir():
-            if old.name not in needed:
-                old.unlink()
+        self._remove_old_clients()
         return clients.save(path)
+
+    def _remove_old_clients(self) -> None:
+        """Removes what clients kept after rounds that have no checkpoint any more."""
+        needed = {str(number) for number in self._manager.all_steps()}
+        for old in self._of_clients(0).parent.glob("*"):
+            if old.name not in needed and old.is_file():
+                old.unlink()
 
     def _has_clients(self, rounds: int, facts: dict[str, Any]) -> bool:
         """Returns whether what clients kept is there, as it was saved."""

@@ -153,7 +153,7 @@ def end(
     """Encodes what a chunk learned and adds it to the sums.
 
     Padding adds nothing. A client whose update does not count adds a zero, and neither
-    metrics nor a new state.
+    metrics nor a new state; one whose state is not finite keeps what it had.
 
     Args:
         common: what the round has in common.
@@ -166,7 +166,7 @@ def end(
     Returns:
         The sums, and what each lane's client keeps from now on.
     """
-    encoded, counts, new = _results(common, lanes, so_far.carry)
+    encoded, counts, (new, is_sound) = _results(common, lanes, so_far.carry)
     is_real = lanes.num_steps > 0
     succeeded = _alike(is_real, counts) & counts
     steps = jnp.maximum(lanes.num_steps, 1).astype(jnp.float32)
@@ -187,7 +187,7 @@ def end(
     sums = tree.add(sums, ours)
     if noted is not None:
         sums = sums._replace(encoded=noted)
-    return sums, tree.where_rows(succeeded, new, kept)
+    return sums, tree.where_rows(succeeded & is_sound, new, kept)
 
 
 def zero_sums(common: Common, cohort: Cohort, states: PyTree) -> Sums:
@@ -238,10 +238,13 @@ def _step(
 def _results(
     common: Common, lanes: Lanes, carry: PyTree
 ) -> tuple[PyTree, jax.Array, PyTree]:
-    """Returns each lane's encoded update, whether it counts, and what it keeps."""
+    """Returns each lane's encoded update, whether it counts, and what it keeps.
+
+    With whether that is finite: of a state that is not, a client would never recover.
+    """
     aggregator, state = common.algorithm.aggregator, common.aggregator_state
 
-    def one(carry: PyTree, client: jax.Array) -> tuple[PyTree, jax.Array, PyTree]:
+    def one(carry: PyTree, client: jax.Array) -> tuple[PyTree, jax.Array, Any]:
         result = common.algorithm.local.finish(common.shared, carry)
         key = keys.for_client(common.encoding_key, client)
         if hasattr(aggregator, "encode_counted"):  # it says itself what it drops
@@ -249,7 +252,8 @@ def _results(
         else:
             encoded = aggregator.encode(state, result, key=key)
             counts = tree.is_finite(result.update)
-        return encoded, counts, result.client_state
+        own = result.client_state
+        return encoded, counts, (own, tree.is_finite(own))
 
     return _each(lanes, one, carry, lanes.clients)
 

@@ -115,10 +115,21 @@ class ClientStates:
             self._put(self._waiting.pop(0))
 
     def of_clients(self, numbers: np.ndarray) -> PyTree:
-        """Returns the states of some clients, leaves (count, ...). Private."""
+        """Returns the states of some clients, leaves (count, ...). Private.
+
+        Raises:
+            ValueError: there are no such clients.
+        """
+        numbers, count = np.asarray(numbers), len(self._has_begun)
+        is_whole = numbers.ndim == 1 and numbers.dtype.kind in "iu"
+        if not is_whole or ((numbers < 0) | (numbers >= count)).any():
+            raise ValueError(
+                f"clients must be numbers from 0 to {count - 1}, got {numbers!r}; pass "
+                "for example np.arange(data.num_clients)."
+            )
         self.settle()
         leaves = self._room((len(numbers),))
-        self._read(np.asarray(numbers), leaves)
+        self._read(numbers, leaves)
         return self._structure.unflatten(leaves)
 
     def save(self, path: Path) -> str:

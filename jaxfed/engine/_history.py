@@ -171,14 +171,18 @@ class History:
             Leaves (count, ...).
 
         Raises:
-            ValueError: it is a run that releases.
+            ValueError: it is a run that releases, a copy, or there are no such clients.
         """
         if self._states is None:
             raise ValueError(
-                "client states must stay with their clients in a run that releases; "
-                "look at them in a simulation."
+                "client states must stay with their clients in a run that releases, "
+                "and are not in a copy of a history; look at them in a simulation."
             )
-        return self._states(np.asarray(clients, np.int64))
+        return self._states(np.asarray(clients))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy or a pickle has: not the clients' states."""
+        return self.__dict__ | {"_states": None}
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the rounds in which a value was recorded, and the values.

@@ -26,7 +26,7 @@ from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._traffic import Traffic, traffic_of
-from jaxfed.evaluation import Evaluation
+from jaxfed.evaluation import Evaluation, PersonalEvaluation
 from jaxfed.privacy import Privacy
 from jaxfed.typing import FederatedAlgorithm, Params, PyTree, RoundReport
 
@@ -83,6 +83,8 @@ def simulate(
     for evaluation in watch.evaluations:
         if isinstance(evaluation, Evaluation):
             evaluation.validate(rounds=rounds)
+        if isinstance(evaluation, PersonalEvaluation):
+            evaluation.check(algorithm.local, data.num_clients)
     with contextlib.ExitStack() as exits:
         saver = exits.enter_context(saver_of(saving, algorithm, params))
         chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)

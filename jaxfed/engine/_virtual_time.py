@@ -29,7 +29,7 @@ from jaxfed.engine._simulate import (
 )
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._traffic import Traffic, traffic_of
-from jaxfed.evaluation import Evaluation
+from jaxfed.evaluation import Evaluation, PersonalEvaluation
 from jaxfed.privacy import Unprotected
 from jaxfed.timing import Buffered, Fleet, Release, Server
 from jaxfed.typing import (
@@ -95,6 +95,8 @@ def simulate_in_time(
     for evaluation in watch.evaluations:
         if isinstance(evaluation, Evaluation):
             evaluation.validate(rounds=rounds)
+        if isinstance(evaluation, PersonalEvaluation):
+            evaluation.check(algorithm.local, data.num_clients)
     weighted = _weighted(algorithm)
     chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
     history = History(

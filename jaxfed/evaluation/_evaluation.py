@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxfed import _check as check
-from jaxfed.typing import Params, PyTree
+from jaxfed.typing import LocalWork, Params, PyTree
 
 RELEASED = (
     "pass evaluation.public(...) for examples that are public, or "
@@ -54,8 +54,30 @@ class PublicEvaluation(Evaluation):
         """Accepts every run."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PersonalEvaluation(Evaluation):
     """An evaluation of every client's own model, in a simulation."""
+
+    local: Any = None
+    num_clients: int = 0
+
+    def check(self, local: LocalWork, num_clients: int) -> None:
+        """Checks, before anything runs, that it is of these clients.
+
+        Raises:
+            ValueError: it is of others.
+        """
+        if self.local != local:
+            raise ValueError(
+                f"evaluation.personal must get the local work of the run, {local!r}, "
+                f"got {self.local!r}; pass the same object."
+            )
+        if self.num_clients != num_clients:
+            raise ValueError(
+                "evaluation.personal must get data of the run's "
+                f"{num_clients} clients, got {self.num_clients}; pass rows of the same "
+                "clients in the same order."
+            )
 
     def of_clients(
         self, params: Params, states: Callable[[np.ndarray], PyTree]

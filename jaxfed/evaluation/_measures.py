@@ -159,7 +159,12 @@ def personal(
         outputs = predictor(params, states)
         return _distributions(metrics, outputs, data, labels, membership)
 
-    return PersonalEvaluation(compute=compute, every=every)  # ty: ignore
+    return PersonalEvaluation(
+        compute=compute,  # ty: ignore
+        every=every,
+        local=local,
+        num_clients=data.num_clients,
+    )
 
 
 def per_client(

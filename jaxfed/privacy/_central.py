@@ -120,10 +120,13 @@ class Central(Privacy):
     def _check_states(self, params: Params, local: LocalWork) -> None:
         """Refuses client states where participations depend on each other.
 
-        With Poisson cohorts, given who else came, a client's coin of this round is
-        independent of its state and of all before: each release is the amplified one,
-        whatever the state, and compositions of these cover the run. In a cohort of
-        fixed size others' coins tell a client's own, and their states remember it.
+        With Poisson cohorts, given all coins of the others, a client's coin of this
+        round is independent of its state and of all before: each release is the
+        amplified one, whatever the state, and compositions of these cover the run.
+        Where a cohort is cut to its cap, coins depend on each other; the event of the
+        truncated law was computed to cover that too, others' participation known, in
+        every setting tried, which is no proof. In a cohort of fixed size others' coins
+        tell a client's own, and their states remember it.
         """
         keeps = jax.tree.leaves(jax.eval_shape(local.init_client, params))
         if keeps and isinstance(self.sampling, FixedSize):

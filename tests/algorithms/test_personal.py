@@ -1,5 +1,7 @@
 """Models of clients' own equal their slow twins, and serve clients that differ."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -294,8 +296,11 @@ def test_wrong_calls_are_named(tmp_path):
             evaluate=look,
             progress=False,
         )
+    gradient = clients.gradient(logistic_loss, batch_size=3)
     with pytest.raises(ValueError, match="local must make a change"):
-        clients.fine_tuned(layers())
+        clients.fine_tuned(gradient)
+    with pytest.raises(ValueError, match="local must keep nothing itself"):
+        clients.fine_tuned(ditto())
     with pytest.raises(TypeError, match=r"clients\.personal_layers"):
         algorithms.fedper(sgd, noisy())
     with pytest.raises(ValueError, match="clusters must be >= 2"):
@@ -309,6 +314,90 @@ def test_wrong_calls_are_named(tmp_path):
     algorithm = algorithms.fedper(wrong, none)
     with pytest.raises(ValueError, match="a part must be named by"):
         jf.simulate(algorithm, DATA, params=PARAMS, rounds=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("local", "data", "message"),
+    [
+        (apfl, DATA, "must get the local work of the run"),
+        (None, ragged_data((3, 4)), "data of the run's 6 clients, got 2"),
+    ],
+)
+def test_models_of_other_clients_are_refused_at_the_door(local, data, message):
+    own = ditto()
+    look = jf.evaluation.personal(
+        local() if local else own, predict, data, accuracy=jf.metrics.accuracy
+    )
+    algorithm = algorithms.fedavg(own, jf.privacy.none(sampling=SAMPLING))
+    with pytest.raises(ValueError, match=message):
+        jf.simulate(algorithm, DATA, params=PARAMS, rounds=1, seed=0, evaluate=look)
+
+
+def test_states_of_no_client_and_of_copies_are_refused():
+    algorithm = algorithms.fedavg(ditto(), jf.privacy.none(sampling=SAMPLING))
+    history = jf.simulate(
+        algorithm, DATA, params=PARAMS, rounds=1, seed=0, progress=False
+    )
+    for wrong in ([6], [-1], [0.7], 3):
+        with pytest.raises(ValueError, match="clients must be numbers from 0 to 5"):
+            history.client_states(wrong)
+    copied = pickle.loads(pickle.dumps(history))
+    assert copied.rounds == history.rounds
+    with pytest.raises(ValueError, match="are not in a copy of a history"):
+        copied.client_states([0])
+
+
+def test_momentum_of_the_common_part_begins_with_its_own_steps():
+    """Two private steps, then one common one: as long as without momentum."""
+
+    def moved(optimizer):
+        local = clients.personal_layers(
+            logistic_loss,
+            optimizer,
+            private=["b"],
+            private_steps=2,
+            batch_size=100,
+            steps=3,
+        )
+        start, kept = jf.typing.Shared(PARAMS), local.init_client(PARAMS)
+        carry, x = local.init(start, kept), jnp.asarray(DATA.arrays["x"])
+        y = jnp.asarray(DATA.arrays["y"])
+        batch = jf.typing.Batch({"x": x, "y": y}, jnp.ones(len(y), bool), jnp.int32(30))
+        for number in range(3):
+            carry, _ = local.step(carry, batch, key=jf.keys.simulated(number))
+        return local.finish(start, carry).update["w"], carry.params["b"]
+
+    plain, heavy = moved(SGD), moved(optax.sgd(0.2, momentum=0.9))
+    assert float(plain[1]) != float(heavy[1])  # its momentum is its own
+    assert np.linalg.norm(heavy[0]) < 1.05 * np.linalg.norm(plain[0])
+
+
+def test_a_broken_model_attracts_nobody():
+    broken = jax.tree.map(lambda a: a.at[0].set(1e38), two_models())
+    none = jf.privacy.none(sampling=SAMPLING)
+    history = jf.simulate(
+        algorithms.ifca(clustered(), none),
+        DATA,
+        params=broken,
+        rounds=2,
+        seed=0,
+        progress=False,
+    )
+    came = history.client_states(np.arange(6))["cluster"]
+    assert came.sum() >= 4  # of those who came, all
+
+
+def test_a_state_that_is_not_finite_is_not_kept():
+    wild = clients.ditto(
+        logistic_loss, SGD, pull=1.0, personal_learning_rate=1e30, **BATCHES
+    )
+    algorithm = algorithms.fedavg(wild, jf.privacy.none(sampling=SAMPLING))
+    history = jf.simulate(
+        algorithm, DATA, params=PARAMS, rounds=3, seed=0, progress=False
+    )
+    states = history.client_states(np.arange(6))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states))
+    assert bool(jnp.isfinite(history.params["w"]).all())
 
 
 @pytest.mark.parametrize("name", ["ditto", "fedrep", "ifca"])
