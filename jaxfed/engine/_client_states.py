@@ -7,11 +7,9 @@ a cohort. A client that never took part has no row of its own.
 
 import hashlib
 import os
-import tempfile
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxfed.engine import _devices
 from jaxfed.engine._feed import Fed
+from jaxfed.engine._state_rows import InFile, InMemory, Rows
 from jaxfed.typing import PyTree
 
 _AT_ONCE = 1 << 24  # bytes that are copied to or from a saved file
@@ -30,18 +29,6 @@ class Kept(NamedTuple):
     block: Fed
     states: PyTree
     """Leaves (devices, chunks, lanes, ...)."""
-
-
-class _Rows(Protocol):
-    """Numbered rows of leaves; numbers are of rows that were written."""
-
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
-        """Fills `out`, leaves (count, ...)."""
-        ...
-
-    def write(self, numbers: np.ndarray, leaves: list[np.ndarray]) -> None:
-        """Takes over leaves (count, ...)."""
-        ...
 
 
 class ClientStates:
@@ -83,10 +70,10 @@ class ClientStates:
         self._spare: dict[tuple[int, ...], list[np.ndarray]] = {}
         self._row_bytes = sum(leaf.nbytes for leaf in self._first)
         self.is_on_disk = self._row_bytes * num_clients > most_bytes
-        self._rows: _Rows = (
-            _InFile(self._first, directory)
+        self._rows: Rows = (
+            InFile(self._first, directory)
             if self.is_on_disk
-            else _InMemory(self._first, num_clients)
+            else InMemory(self._first, num_clients)
         )
 
     def of_block(self, block: Fed) -> PyTree:
@@ -239,65 +226,6 @@ class ClientStates:
             return
         for place, parts in enumerate(_devices.copies(self._mesh, leaves)):
             yield place, [np.asarray(part)[0] for part in parts]
-
-
-class _InMemory:
-    """Rows in memory; those never written take none."""
-
-    def __init__(self, first: list[np.ndarray], count: int):
-        self._leaves = [np.zeros((count, *leaf.shape), leaf.dtype) for leaf in first]
-
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
-        for leaf, place in zip(self._leaves, out, strict=True):
-            np.take(leaf, numbers, axis=0, out=place, mode="clip")  # no buffer
-
-    def write(self, numbers: np.ndarray, leaves: list[np.ndarray]) -> None:
-        for leaf, new in zip(self._leaves, leaves, strict=True):
-            leaf[numbers] = new
-
-
-class _InFile:
-    """Rows in a file without a name; those never written take no space."""
-
-    def __init__(self, first: list[np.ndarray], directory: str | None):
-        self._size = sum(leaf.nbytes for leaf in first)
-        self._where = directory or tempfile.gettempdir()
-        try:
-            self._file = tempfile.TemporaryFile(  # noqa: SIM115 -- open as long as the run
-                dir=self._where, buffering=0
-            )
-        except OSError as error:
-            raise self._error("opened", error) from error
-        weakref.finalize(self, self._file.close)
-
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
-        row = np.empty(self._size, np.uint8)
-        for place, number in enumerate(numbers.tolist()):
-            self._file.seek(number * self._size)
-            if self._file.readinto(row) != self._size:
-                raise self._error("read", OSError("it is shorter than it was written"))
-            start = 0
-            for leaf in out:
-                stop = start + leaf[place].nbytes
-                leaf[place] = row[start:stop].view(leaf.dtype).reshape(leaf.shape[1:])
-                start = stop
-
-    def write(self, numbers: np.ndarray, leaves: list[np.ndarray]) -> None:
-        try:
-            for place, number in enumerate(numbers.tolist()):
-                self._file.seek(number * self._size)
-                row = b"".join(leaf[place].tobytes() for leaf in leaves)
-                done = 0
-                while done < len(row):
-                    done += self._file.write(row[done:])
-        except OSError as error:
-            raise self._error("written", error) from error
-
-    def _error(self, action: str, error: OSError) -> RuntimeError:
-        return RuntimeError(
-            f"what clients keep lies in a file in {self._where}, which could not be "
-            f"{action}: {error}; pass Strategy(state_directory=...) with more space."
-        )
 
 
 def _as_numbers(leaf: Any) -> np.ndarray:
