@@ -86,30 +86,16 @@ def algorithm(*, is_private=True):
 
 def run(strategy, *, is_private=True):
     """Returns parameters, clients' rounds and the private facts of each round."""
-    from jaxfed.engine import _run
-
-    states = []
-    original = _run.Run.one_round
-
-    def spied(self, index):
-        report = original(self, index)
-        states.append(self.state)
-        return report
-
-    _run.Run.one_round = spied
-    try:
-        history = jf.simulate(
-            algorithm(is_private=is_private),
-            ragged_data(SIZES),
-            params=logistic_params(),
-            rounds=ROUNDS,
-            seed=3,
-            progress=False,
-            strategy=strategy,
-        )
-    finally:
-        _run.Run.one_round = original
-    counts = np.asarray(states[-1].clients["rounds"].addressable_data(0))
+    history = jf.simulate(
+        algorithm(is_private=is_private),
+        ragged_data(SIZES),
+        params=logistic_params(),
+        rounds=ROUNDS,
+        seed=3,
+        progress=False,
+        strategy=strategy,
+    )
+    counts = history.client_states(np.arange(len(SIZES)))["rounds"]
     facts = [record.private for record in history.rounds]
     return flat(history.params).tolist(), counts.tolist(), facts
 
