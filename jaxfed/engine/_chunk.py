@@ -253,9 +253,18 @@ def _results(
             encoded = aggregator.encode(state, result, key=key)
             counts = tree.is_finite(result.update)
         own = result.client_state
-        return encoded, counts, (own, tree.is_finite(own))
+        return encoded, counts, (own, _are_finite(own, counts))
 
     return _each(lanes, one, carry, lanes.clients)
+
+
+def _are_finite(state: PyTree, counts: jax.Array) -> jax.Array:
+    """Returns whether what is kept is finite: once, or for every setting of a sweep."""
+    found = jnp.ones_like(counts, jnp.bool_)
+    for leaf in jax.tree.leaves(state):
+        axes = tuple(range(counts.ndim, leaf.ndim))
+        found &= jnp.all(jnp.isfinite(leaf), axis=axes)
+    return found
 
 
 def _each(lanes: Lanes, function: Callable[..., Any], *arguments: PyTree) -> Any:
