@@ -160,7 +160,7 @@ EXPERIMENT = Experiment(
         "with the sizes of the published files, known to ten rows (one client "
         "has up to 61 % of all): sizes sway levels more than the method does.",
         "Without stragglers: the first row of the paper's 0, 50 and 90 %.",
-        "On the iid set mu = 1 only slows down, as the paper says.",
+        "On the iid set mu = 1 only slows down.",
     ],
     run=run,
     check=check,

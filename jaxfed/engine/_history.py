@@ -104,6 +104,7 @@ class History:
         private: bool = False,
         claim: Callable[..., Statement] | None = None,
         ledger: LedgerFacts | Callable[[], LedgerFacts] | None = None,
+        client_states: Callable[[np.ndarray], PyTree] | None = None,
     ):
         self.algorithm, self.strategy = algorithm, strategy
         self._private, self._planned = private, rounds
@@ -112,7 +113,7 @@ class History:
         self._privacy = privacy
         self.params = params
         self.state: Any = None
-        self._states: Callable[[np.ndarray], PyTree] | None = None
+        self._states = client_states
         self.rounds: list[RoundRecord] = []
 
     @property

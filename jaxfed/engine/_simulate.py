@@ -5,7 +5,7 @@ exact values. Its epsilon is what a real run of the same mechanism would spend.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxfed.engine._choice import choose_strategy
 from jaxfed.engine._history import History
 from jaxfed.engine._plan import inputs_of, plan_of, program_of
 from jaxfed.engine._resume import Resumable, saver_of
-from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
+from jaxfed.engine._rounds import Callback, Evaluate, Step, Watch, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._traffic import Traffic, traffic_of
@@ -80,28 +80,23 @@ def simulate(
     params = checked_params(params)
     arrays = host_arrays(data)
     validate_run(algorithm, data, arrays, params, rounds)
-    for evaluation in watch.evaluations:
-        if isinstance(evaluation, Evaluation):
-            evaluation.validate(rounds=rounds)
-        if isinstance(evaluation, PersonalEvaluation):
-            evaluation.check(algorithm.local, data.num_clients)
+    check_evaluations(watch, algorithm, data, rounds)
     with contextlib.ExitStack() as exits:
         saver = exits.enter_context(saver_of(saving, algorithm, params))
         chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
+        run = Run(algorithm, data, arrays, params, root, rounds, chosen)
         history = History(
             algorithm=repr(algorithm),
             privacy=privacy,
             params=params,
             rounds=rounds,
             strategy=chosen.explain(),
+            client_states=run.client_states,
         )
-        run = Run(algorithm, data, arrays, params, root, rounds, chosen)
-        history._states = run.client_states
-        epsilons = privacy.epsilon_curve(rounds)
         traffic = traffic_of(algorithm, params)
         step = Step(
             run=lambda index: private_facts(run.one_round(index), index, traffic),
-            epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
+            epsilon=epsilon_of(privacy, rounds),
         )
         resumable = None
         if saver is not None:
@@ -141,6 +136,27 @@ def checked_call(algorithm: Any, data: Any, rounds: Any) -> Privacy:
         "pass privacy.central(...), or privacy.none(...) to run without",
         privacy=algorithm.aggregator,
     )
+
+
+def check_evaluations(
+    watch: Watch, algorithm: FederatedAlgorithm, data: FederatedData, rounds: int
+) -> None:
+    """Checks, before anything runs, that evaluations fit a simulation.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for evaluation in watch.evaluations:
+        if isinstance(evaluation, Evaluation):
+            evaluation.validate(rounds=rounds)
+        if isinstance(evaluation, PersonalEvaluation):
+            evaluation.check(algorithm.local, data.num_clients)
+
+
+def epsilon_of(privacy: Privacy, rounds: int) -> Callable[[int], float | None]:
+    """Returns what a real run would have spent after round `index`, if it is known."""
+    epsilons = privacy.epsilon_curve(rounds)
+    return lambda index: None if epsilons is None else float(epsilons[index])
 
 
 @jax.jit

@@ -22,14 +22,15 @@ from jaxfed.engine._history import History
 from jaxfed.engine._rounds import Callback, Evaluate, Step, run_rounds, watch_of
 from jaxfed.engine._run import Run, host_arrays
 from jaxfed.engine._simulate import (
+    check_evaluations,
     checked_call,
     checked_params,
+    epsilon_of,
     private_facts,
     validate_run,
 )
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._traffic import Traffic, traffic_of
-from jaxfed.evaluation import Evaluation, PersonalEvaluation
 from jaxfed.privacy import Unprotected
 from jaxfed.timing import Buffered, Fleet, Release, Server
 from jaxfed.typing import (
@@ -92,30 +93,22 @@ def simulate_in_time(
     params, arrays = checked_params(params), host_arrays(data)
     validate_run(algorithm, data, arrays, params, rounds)
     _check_server(algorithm, server, params)
-    for evaluation in watch.evaluations:
-        if isinstance(evaluation, Evaluation):
-            evaluation.validate(rounds=rounds)
-        if isinstance(evaluation, PersonalEvaluation):
-            evaluation.check(algorithm.local, data.num_clients)
+    check_evaluations(watch, algorithm, data, rounds)
     weighted = _weighted(algorithm)
     chosen = choose_strategy(algorithm, data, params=params, strategy=strategy)
+    run = Run(weighted, data, arrays, params, root, rounds, chosen)
     history = History(
         algorithm=repr(algorithm),
         privacy=privacy,
         params=params,
         rounds=rounds,
         strategy=chosen.explain(),
+        client_states=run.client_states,
     )
-    run = Run(weighted, data, arrays, params, root, rounds, chosen)
-    history._states = run.client_states
     clients = fleet.drawn(data.num_clients, seed)
     releases = server.schedule(clients, run.steps(), run.cohort, seed=seed)
     timed = _TimedRun(run, server, releases, traffic_of(algorithm, params))
-    epsilons = privacy.epsilon_curve(rounds)
-    step = Step(
-        run=timed.one_round,
-        epsilon=lambda index: None if epsilons is None else float(epsilons[index]),
-    )
+    step = Step(run=timed.one_round, epsilon=epsilon_of(privacy, rounds))
     run_rounds(step, weighted, run, history, watch, rounds=rounds, resumable=None)
     return history
 

@@ -14,7 +14,7 @@ from jaxfed import _check as check
 from jaxfed import robust, tree
 from jaxfed.privacy._none import Unprotected
 from jaxfed.sampling import Sampler
-from jaxfed.typing import ClientResult, Params, PyTree, Released
+from jaxfed.typing import ClientResult, PyTree, Released
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,23 +35,13 @@ class EveryReport(Unprotected):
     rule: robust.Rule
 
     def __post_init__(self) -> None:
-        remedy = "pass for example sampling.Full(population=...)"
-        check.instance(Sampler, remedy, sampling=self.sampling)
+        super().__post_init__()
         check.instance(robust.Rule, "pass for example robust.Median()", rule=self.rule)
-
-    def init(self, params: Params) -> PyTree:
-        """Returns `()`: there is no state."""
-        del params
-        return ()
-
-    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
-        """Returns the update, and True; zeros and False where it is not finite."""
-        return self.encode_counted(state, result, key=key)[0]
 
     def encode_counted(
         self, state: PyTree, result: ClientResult, *, key: jax.Array
     ) -> tuple[PyTree, jax.Array]:
-        """Returns what `encode` does, and whether it is finite."""
+        """Returns the update and True, or zeros and False; and whether it is finite."""
         del state, key
         report = {
             "update": tree.astype(result.update, jnp.float32),

@@ -30,9 +30,22 @@ class Unprotected(Privacy, abc.ABC):
     sampling: Sampler
     delta: None = dataclasses.field(default=None, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        remedy = "pass for example sampling.Full(population=...)"
+        check.instance(Sampler, remedy, sampling=self.sampling)
+
     @abc.abstractmethod
     def _reason(self) -> str:
         """Returns why there is none, in one sentence."""
+
+    def init(self, params: Params) -> PyTree:
+        """Returns `()`: there is no state."""
+        del params
+        return ()
+
+    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
+        """Returns what `encode_counted` does; zeros where not finite."""
+        return self.encode_counted(state, result, key=key)[0]
 
     def event(self, rounds: int) -> "DpEvent":
         """Returns the event that no accountant gives a finite epsilon."""
@@ -89,26 +102,13 @@ class NoPrivacy(Unprotected):
     weighting: str = "examples"
 
     def __post_init__(self) -> None:
-        check.instance(
-            Sampler,
-            "pass for example sampling.Full(population=...)",
-            sampling=self.sampling,
-        )
+        super().__post_init__()
         check.one_of(("examples", "clients"), weighting=self.weighting)
-
-    def init(self, params: Params) -> PyTree:
-        """Returns `()`: there is no state."""
-        del params
-        return ()
-
-    def encode(self, state: PyTree, result: ClientResult, *, key: jax.Array) -> PyTree:
-        """Returns weight times update, weight, and one; zeros where not finite."""
-        return self.encode_counted(state, result, key=key)[0]
 
     def encode_counted(
         self, state: PyTree, result: ClientResult, *, key: jax.Array
     ) -> tuple[PyTree, jax.Array]:
-        """Returns what `encode` does, and whether it is finite."""
+        """Returns weight times update, weight, and one; and whether it is finite."""
         del state, key
         weight = result.weight if self.weighting == "examples" else jnp.float32(1)
         update = tree.astype(result.update, jnp.float32)
