@@ -103,6 +103,19 @@ EXAMPLES = {
             CENTRAL, sampling=jf.sampling.Poisson(population=40, rate=0.1)
         ).calibrated(epsilon=2.0, delta=1e-5, rounds=3),
     ],
+    "Median": [jf.robust.Median()],
+    "TrimmedMean": [jf.robust.TrimmedMean(fraction=0.1 + 0.2)],
+    "Krum": [jf.robust.Krum(attackers=1), jf.robust.Krum(attackers=2, selected=3)],
+    "GeometricMedian": [
+        jf.robust.GeometricMedian(),
+        jf.robust.GeometricMedian(iterations=3, smoothing=1e-3),
+    ],
+    "NormBounded": [jf.robust.NormBounded(norm=1)],
+    "EveryReport": [
+        jf.privacy.every_report(
+            sampling=POISSON, rule=jf.robust.Krum(attackers=1, selected=2)
+        )
+    ],
     "NoPrivacy": [
         jf.privacy.none(sampling=jf.sampling.Full(population=3)),
         jf.privacy.none(sampling=POISSON, weighting="clients"),
