@@ -65,9 +65,10 @@ class ClientStates:
         self.is_empty = not self._first
         self._has_begun = np.zeros(num_clients, bool)
         self._mesh, self._waiting = mesh, list[Kept]()
-        # memory that is used again costs half of new, which the kernel clears
+        # new memory costs more than its use: the kernel clears it page by page
         self._lent: dict[int, list[np.ndarray]] = {}
         self._spare: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._rooms: dict[tuple[int, ...], PyTree] = {}
         self._row_bytes = sum(leaf.nbytes for leaf in self._first)
         self.is_on_disk = self._row_bytes * num_clients > most_bytes
         self._rows: Rows = (
@@ -80,11 +81,10 @@ class ClientStates:
         """Returns what a block's clients keep, leaves (devices, chunks, lanes, ...)."""
         if self.is_empty:
             return self._structure.unflatten([])
-        mine = _devices.local_places(self._mesh)
-        shape = (self._mesh.devices.size, *block.clients(0).shape)
-        leaves = self._spare.pop(shape, None) or self._room(shape)
+        shape = self._shape(block)
+        leaves = self._spare.pop(shape, None) or self._empty(shape)
         self._lent[id(block.host)] = leaves
-        for place in mine:
+        for place in _devices.local_places(self._mesh):
             numbers = block.clients(place).reshape(-1)
             out = [
                 leaf[place].reshape(len(numbers), *leaf.shape[3:]) for leaf in leaves
@@ -93,8 +93,19 @@ class ClientStates:
         arrays = [_devices.one_each(self._mesh, leaf) for leaf in leaves]
         return self._structure.unflatten(arrays)
 
+    def room(self, block: Fed) -> PyTree:
+        """Returns memory on the devices for what a block's clients will keep."""
+        shape = self._shape(block)
+        room = self._rooms.pop(shape, None)
+        if room is None:
+            leaves = [(shape + a.shape, a.dtype) for a in self._first]
+            return self._structure.unflatten(
+                [_devices.zeros_each(self._mesh, *leaf) for leaf in leaves]
+            )
+        return room
+
     def keep(self, block: Fed, states: PyTree) -> None:
-        """Takes over what a block's clients keep, once the devices have it."""
+        """Takes over what a block's clients keep, and its memory."""
         if not self.is_empty:
             self._waiting.append(Kept(block, states))
             while len(self._waiting) > 1:
@@ -120,7 +131,7 @@ class ClientStates:
                 "for example np.arange(data.num_clients)."
             )
         self.settle()
-        leaves = self._room((len(numbers),))
+        leaves = self._empty((len(numbers),))
         self._read(numbers, leaves)
         return self._structure.unflatten(leaves)
 
@@ -160,7 +171,7 @@ class ClientStates:
                     "bring back what the run began with."
                 )
             for numbers in self._parts(has_begun):
-                leaves = self._room((len(numbers),))
+                leaves = self._empty((len(numbers),))
                 for leaf in leaves:
                     file.readinto(leaf)
                 self._rows.write(numbers, leaves)
@@ -170,8 +181,8 @@ class ClientStates:
         """Yields the bytes of a saved file."""
         yield np.packbits(self._has_begun)
         for numbers in self._parts(self._has_begun):
-            leaves = self._room((len(numbers),))
-            self._rows.read(numbers, leaves)
+            leaves = self._empty((len(numbers),))
+            self._rows.read(numbers, np.ones(len(numbers), bool), leaves)
             yield from leaves
 
     def _parts(self, has_begun: np.ndarray) -> Iterator[np.ndarray]:
@@ -181,7 +192,7 @@ class ClientStates:
         for start in range(0, len(numbers), step):
             yield numbers[start : start + step]
 
-    def _room(self, shape: tuple[int, ...]) -> list[np.ndarray]:
+    def _empty(self, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Returns leaves (*shape, ...), not filled."""
         return [_devices.empty((*shape, *a.shape), a.dtype) for a in self._first]
 
@@ -189,14 +200,10 @@ class ClientStates:
         """Fills rows; those of padding, and of newcomers, with the first state."""
         known = numbers < len(self._has_begun)
         known[known] = self._has_begun[numbers[known]]
-        if known.all():
-            self._rows.read(numbers, out)
-            return
-        some = self._room((int(known.sum()),))
-        self._rows.read(numbers[known], some)
-        for leaf, first, row in zip(out, self._first, some, strict=True):
-            leaf[...] = first
-            leaf[known] = row
+        self._rows.read(numbers, known, out)
+        if not known.all():
+            for leaf, first in zip(out, self._first, strict=True):
+                leaf[~known] = first
 
     def _put(self, kept: Kept) -> None:
         block, states = kept
@@ -210,10 +217,14 @@ class ClientStates:
             self._rows.write(numbers, [leaf[chosen] for leaf in rows])
             self._has_begun[numbers] = True
         # all is read, so that no device is at work on what it was lent
+        shape = self._shape(block)
+        self._rooms = {shape: states}
         mine = self._lent.pop(id(block.host), None)
         if mine is not None:
-            shape = (self._mesh.devices.size, *block.clients(0).shape)
             self._spare = {shape: mine}
+
+    def _shape(self, block: Fed) -> tuple[int, ...]:
+        return (self._mesh.devices.size, *block.clients(0).shape)
 
     def _on_host(self, states: PyTree) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Yields each device's place and leaves (chunks, lanes, ...)."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -112,6 +113,13 @@ def one_each(mesh: Mesh, array: np.ndarray) -> jax.Array:
     devices = mesh.devices.flat
     parts = [jax.device_put(array[i : i + 1], devices[i]) for i in local_places(mesh)]
     return _assembled(mesh, array.shape, split(mesh), parts)
+
+
+def zeros_each(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Returns zeros whose entry i of axis 0 is on device i of the mesh."""
+    if mesh.devices.size == 1:
+        return jnp.zeros(shape, dtype, device=mesh.devices.flat[0])
+    return jnp.zeros(shape, dtype, device=split(mesh))
 
 
 def joined(mesh: Mesh, parts: Sequence[PyTree]) -> PyTree:

@@ -31,6 +31,8 @@ class Fed(NamedTuple):
     is_last: bool
     states: PyTree = ()
     """What its clients have kept, leaves (devices, chunks, lanes, ...)."""
+    room: PyTree = ()
+    """Of that shape, and written over: what they keep from now on goes there."""
 
     def clients(self, place: int) -> np.ndarray:
         """Returns the numbers of one device's clients, (chunks, lanes)."""

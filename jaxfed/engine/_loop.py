@@ -58,7 +58,14 @@ class Loop:
                 state, self.add_up(state, blocks, index, key, keep), index, key
             )
         state, report, states = self._programs["whole"](
-            state, block.states, block.packed, block.arrays, index, key, block.layout
+            state,
+            block.states,
+            block.room,
+            block.packed,
+            block.arrays,
+            index,
+            key,
+            block.layout,
         )
         keep(block, states)
         return state, report
@@ -77,6 +84,7 @@ class Loop:
             sums, states = part(
                 state,
                 block.states,
+                block.room,
                 sums,
                 block.packed,
                 block.arrays,
@@ -108,13 +116,16 @@ def _compiled(
     def whole(
         state: RoundState,
         states: PyTree,
+        room: PyTree,
         packed: Any,
         arrays: Any,
         index: Any,
         key: Any,
         layout: Any,
     ) -> tuple[RoundState, RoundReport, PyTree]:
-        sums, states = part(state, states, None, packed, arrays, index, key, layout)
+        sums, states = part(
+            state, states, room, None, packed, arrays, index, key, layout
+        )
         state, report = _close.closed(algorithm, mesh, state, sums, index, key=key)
         return state, report, states
 
@@ -123,9 +134,9 @@ def _compiled(
         same = _devices.replicated(mesh)
         options["out_shardings"] = (same, same, _devices.split(mesh))
     return {
-        "first": jax.jit(part, static_argnums=7, donate_argnums=1),
-        "more": jax.jit(part, static_argnums=7, donate_argnums=(1, 2)),
-        "whole": jax.jit(whole, static_argnums=6, donate_argnums=1, **options),
+        "first": jax.jit(part, static_argnums=8, donate_argnums=2),
+        "more": jax.jit(part, static_argnums=8, donate_argnums=(2, 3)),
+        "whole": jax.jit(whole, static_argnums=7, donate_argnums=2, **options),
     }
 
 
@@ -136,6 +147,7 @@ def _part(
     is_streamed: bool,
     state: RoundState,
     states: PyTree,
+    room: PyTree,
     sums: Sums | None,
     packed: jax.Array,
     arrays: dict[str, jax.Array],
@@ -152,6 +164,7 @@ def _part(
     def on_one_device(
         state: RoundState,
         states: PyTree,
+        room: PyTree,
         sums: Sums | None,
         packed: jax.Array,
         arrays: dict[str, jax.Array],
@@ -162,12 +175,12 @@ def _part(
             arrays = jax.tree.map(lambda a: a[0], arrays)
         common = _round.in_common(algorithm, state, arrays, index, key=key)
         cohort = unpack(layout, packed[0])
-        states = jax.tree.map(lambda a: a[0], states)
+        states, room = jax.tree.map(lambda a: a[0], (states, room))
         if sums is None:
             before = _chunk.zero_sums(common, cohort, states)
         else:
             before = jax.tree.map(lambda a: a[0], sums)
-        after = _round.add_up(common, cohort, states, before, widths)
+        after = _round.add_up(common, cohort, states, room, before, widths)
         return jax.tree.map(lambda a: a[None], after)
 
     run: Any = on_one_device
@@ -177,8 +190,8 @@ def _part(
         run = jax.shard_map(
             on_one_device,
             mesh=mesh,
-            in_specs=(P(), mine, mine, mine, source, P(), P()),
+            in_specs=(P(), mine, mine, mine, mine, source, P(), P()),
             out_specs=(mine, mine),
             check_vma=False,
         )
-    return run(state, states, sums, packed, arrays, index, key)
+    return run(state, states, room, sums, packed, arrays, index, key)

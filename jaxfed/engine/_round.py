@@ -72,7 +72,7 @@ def run_round(
         lambda a: a.at[cohort.clients].get(mode="clip"), state.clients
     )
     zero = _chunk.zero_sums(common, cohort, states)
-    sums, states = add_up(common, cohort, states, zero, widths)
+    sums, states = add_up(common, cohort, states, states, zero, widths)
     clients = _put_back(state.clients, cohort.clients, states)
     state = state._replace(clients=clients)
     return close(algorithm, state, sums, round_index, key=key)
@@ -101,6 +101,7 @@ def add_up(
     common: Common,
     cohort: Cohort,
     states: PyTree,
+    room: PyTree,
     sums: Sums,
     widths: tuple[int, ...] = (),
 ) -> tuple[Sums, PyTree]:
@@ -110,6 +111,7 @@ def add_up(
         common: what the round has in common.
         cohort: the plan of the round, or of a part of it.
         states: what its clients keep, leaves (chunks, lanes, ...).
+        room: of that shape, where what they keep from now on is written.
         sums: of the parts before.
         widths: the batch widths that the plan was made with; static.
 
@@ -118,15 +120,15 @@ def add_up(
     """
 
     def add_chunk(index: jax.Array, so_far: tuple[Sums, PyTree]) -> Any:
-        sums, states = so_far
+        sums, room = so_far
         lanes = _chunk.lanes_of(cohort, index)
         kept = _chunk.kept_by(states, index)
         progress = _chunk.begin(common, lanes, cohort.rows, kept)
         progress = _train(common, cohort, index, lanes, progress, widths)
         sums, kept = _chunk.end(common, lanes, progress, sums, kept, index)
-        return sums, _chunk.with_kept(states, index, kept)
+        return sums, _chunk.with_kept(room, index, kept)
 
-    return lax.fori_loop(0, cohort.num_chunks, add_chunk, (sums, states))
+    return lax.fori_loop(0, cohort.num_chunks, add_chunk, (sums, room))
 
 
 def _put_back(clients: PyTree, numbers: jax.Array, kept: PyTree) -> PyTree:

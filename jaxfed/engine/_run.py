@@ -261,7 +261,8 @@ class Run:
     def _with_states(self, blocks: Iterable[Fed]) -> Iterator[Fed]:
         """Yields blocks with what their clients keep, as it is when they start."""
         for block in blocks:
-            yield block._replace(states=self.states.of_block(block))
+            states, room = self.states.of_block(block), self.states.room(block)
+            yield block._replace(states=states, room=room)
 
     def resume(self, rounds: int, state: RoundState) -> None:
         """Goes on after that many rounds, with the state that they left."""

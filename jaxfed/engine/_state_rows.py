@@ -8,10 +8,12 @@ import numpy as np
 
 
 class Rows(Protocol):
-    """Numbered rows of leaves; numbers are of rows that were written."""
+    """Numbered rows of leaves."""
 
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
-        """Fills `out`, leaves (count, ...)."""
+    def read(
+        self, numbers: np.ndarray, known: np.ndarray, out: list[np.ndarray]
+    ) -> None:
+        """Fills `out`, leaves (count, ...), where rows are known to be written."""
         ...
 
     def write(self, numbers: np.ndarray, leaves: list[np.ndarray]) -> None:
@@ -25,9 +27,12 @@ class InMemory:
     def __init__(self, first: list[np.ndarray], count: int):
         self._leaves = [np.zeros((count, *leaf.shape), leaf.dtype) for leaf in first]
 
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
-        for leaf, place in zip(self._leaves, out, strict=True):
-            np.take(leaf, numbers, axis=0, out=place, mode="clip")  # no buffer
+    def read(
+        self, numbers: np.ndarray, known: np.ndarray, out: list[np.ndarray]
+    ) -> None:
+        if known.any():
+            for leaf, place in zip(self._leaves, out, strict=True):
+                np.take(leaf, numbers, axis=0, out=place, mode="clip")  # no buffer
 
     def write(self, numbers: np.ndarray, leaves: list[np.ndarray]) -> None:
         for leaf, new in zip(self._leaves, leaves, strict=True):
@@ -48,10 +53,12 @@ class InFile:
             raise self._error("opened", error) from error
         weakref.finalize(self, self._file.close)
 
-    def read(self, numbers: np.ndarray, out: list[np.ndarray]) -> None:
+    def read(
+        self, numbers: np.ndarray, known: np.ndarray, out: list[np.ndarray]
+    ) -> None:
         row = np.empty(self._size, np.uint8)
-        for place, number in enumerate(numbers.tolist()):
-            self._file.seek(number * self._size)
+        for place in np.flatnonzero(known).tolist():
+            self._file.seek(int(numbers[place]) * self._size)
             if self._file.readinto(row) != self._size:
                 raise self._error("read", OSError("it is shorter than it was written"))
             start = 0

@@ -40,8 +40,8 @@ class _Worker(NamedTuple):
     step: jax.Array
     progress: Progress
     sums: Sums
-    states: PyTree
-    """What the block's clients keep, leaves (chunks, lanes, ...)."""
+    room: PyTree
+    """What the block's clients keep from now on, leaves (chunks, lanes, ...)."""
 
 
 class Stepped:
@@ -89,13 +89,14 @@ class Stepped:
         sums: list[Any] = [None] * len(_devices.local_places(self._mesh))
         for block in blocks:
             sites = self._sites(state, block, index, key)
+            rooms = _devices.copies(self._mesh, block.room)
             workers = [
-                self._begin(of_device, site, block.layout)
-                for of_device, site in zip(sums, sites, strict=True)
+                self._begin(of_device, room, site, block.layout)
+                for of_device, room, site in zip(sums, rooms, sites, strict=True)
             ]
             workers = self._driven(workers, sites, block)
             sums = [worker.sums for worker in workers]
-            keep(block, self._joined([worker.states for worker in workers]))
+            keep(block, self._joined([worker.room for worker in workers]))
         return self._joined(sums)
 
     def close(
@@ -166,7 +167,7 @@ def _programs(cohort: Cohort) -> Iterator[int]:
         yield _END
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnums=0)
 def _first_axis(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a[None], tree)
 
@@ -186,20 +187,24 @@ def _compiled(
         )
         return common, unpack(layout, site.packed[0])
 
-    def begin(sums: Sums | None, site: _Site, layout: Layout) -> _Worker:
+    def begin(sums: Sums | None, room: PyTree, site: _Site, layout: Layout) -> _Worker:
         common, cohort = opened(site, layout)
-        states = jax.tree.map(lambda a: a[0], site.states)
         if sums is None:
+            states = jax.tree.map(lambda a: a[0], site.states)
             sums = _chunk.zero_sums(common, cohort, states)
+        room = jax.tree.map(lambda a: a[0], room)
         zero = jnp.zeros((), jnp.int32)
-        progress = started(common, cohort, zero, states)
-        return _Worker(zero, zero, progress, sums, states)
+        progress = started(common, cohort, zero, site)
+        return _Worker(zero, zero, progress, sums, room)
+
+    def kept_by(site: _Site, chunk: jax.Array) -> PyTree:
+        return _chunk.kept_by(jax.tree.map(lambda a: a[0], site.states), chunk)
 
     def started(
-        common: Common, cohort: Cohort, chunk: jax.Array, states: PyTree
+        common: Common, cohort: Cohort, chunk: jax.Array, site: _Site
     ) -> Progress:
-        lanes, kept = _chunk.lanes_of(cohort, chunk), _chunk.kept_by(states, chunk)
-        return _chunk.begin(common, lanes, cohort.rows, kept)
+        lanes = _chunk.lanes_of(cohort, chunk)
+        return _chunk.begin(common, lanes, cohort.rows, kept_by(site, chunk))
 
     def step(
         width: int | None,
@@ -216,21 +221,21 @@ def _compiled(
     def end(worker: _Worker, site: _Site, layout: Layout) -> _Worker:
         common, cohort = opened(site, layout)
         lanes = _chunk.lanes_of(cohort, worker.chunk)
-        kept = _chunk.kept_by(worker.states, worker.chunk)
+        kept = kept_by(site, worker.chunk)
         sums, kept = _chunk.end(
             common, lanes, worker.progress, worker.sums, kept, worker.chunk
         )
-        states = _chunk.with_kept(worker.states, worker.chunk, kept)
+        room = _chunk.with_kept(worker.room, worker.chunk, kept)
         following, zero = worker.chunk + 1, jnp.zeros((), jnp.int32)
-        progress = started(common, cohort, following, states)
-        return _Worker(following, zero, progress, sums, states)
+        progress = started(common, cohort, following, site)
+        return _Worker(following, zero, progress, sums, room)
 
     steps = [
         jax.jit(functools.partial(step, width), static_argnums=4, donate_argnums=(0, 1))
         for width in (None, *widths[1:])
     ]
     return (
-        jax.jit(begin, static_argnums=2, donate_argnums=0),
+        jax.jit(begin, static_argnums=3, donate_argnums=(0, 1)),
         steps,
         jax.jit(end, static_argnums=2, donate_argnums=0),
     )

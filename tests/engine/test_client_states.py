@@ -180,6 +180,32 @@ def test_a_run_over_a_file_is_the_run_in_memory(build, executor, monkeypatch):
     assert_equal(blocks[1], memory[1])  # each client's own work, bit for bit
 
 
+@pytest.mark.parametrize("executor", ["loop", "stepped"])
+def test_what_clients_keep_is_written_over_the_same_memory(executor, monkeypatch):
+    """Fresh memory in every round costs more than what a method does with it."""
+    places = []
+
+    def spied(self, block, original=ClientStates.room):
+        room = original(self, block)
+        places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(room)])
+        return room
+
+    monkeypatch.setattr(ClientStates, "room", spied)
+    strategy = jf.engine.Strategy(
+        executor=executor, lanes=2, devices=1, resident_bytes=1 << 30
+    )
+    jf.simulate(
+        scaffold(2),
+        DATA,
+        params=PARAMS,
+        rounds=5,
+        seed=3,
+        progress=False,
+        strategy=strategy,
+    )
+    assert places == [places[0]] * 5
+
+
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     states = states_of(ON_DISK, directory=str(tmp_path))
     block = block_of([[4, 1]])
