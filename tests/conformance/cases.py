@@ -45,6 +45,10 @@ class Case(NamedTuple):
     """Whether each client's contribution is noised before it is summed."""
     adds_up: bool = True
     """Whether the release is made of a sum over clients."""
+    params: Any = PARAMS
+    """Where the server begins."""
+    may_keep_the_same: bool = False
+    """Whether a client's state can be after a round what it was before."""
 
 
 def poisson():
@@ -175,6 +179,16 @@ def fedrep():
     return jf.algorithms.fedper(local, none())
 
 
+TWO_MODELS = jax.tree.map(lambda leaf: jnp.stack([-leaf, leaf + 0.5]), PARAMS)
+
+
+def ifca():
+    local = jf.clients.clustered(
+        logistic_loss, optax.sgd(0.2), clusters=2, batch_size=3, epochs=1
+    )
+    return jf.algorithms.ifca(local, none("clients"))
+
+
 def fednova():
     local = jf.clients.nova(logistic_loss, learning_rate=0.2, momentum=0.5, **BATCHES)
     return jf.algorithms.fednova(local, none())
@@ -265,6 +279,14 @@ ALGORITHMS = [
     Case("fedrep", fedrep, keeps_client_state=True, is_nightly=True),
     Case("ditto", ditto, keeps_client_state=True, is_nightly=True),
     Case("apfl", apfl, keeps_client_state=True, is_nightly=True),
+    Case(
+        "ifca",
+        ifca,
+        keeps_client_state=True,
+        params=TWO_MODELS,
+        may_keep_the_same=True,
+        is_nightly=True,
+    ),
     Case("mime", lambda: mime(False)),
     Case("mimelite", lambda: mime(True), is_nightly=True),
     Case("fednova", fednova),

@@ -14,7 +14,6 @@ from jaxfed.typing import Batch, FederatedAlgorithm, Released, Shared
 from tests.conformance.cases import (
     ALGORITHMS,
     DATA,
-    PARAMS,
     POPULATION,
     assert_trees_equal,
     distance,
@@ -43,7 +42,7 @@ class Bench:
             data, self.algorithm.local.batching, max_clients=max_clients, lanes=lanes
         )
         self.arrays = {n: jnp.asarray(a) for n, a in data.arrays.items()}
-        self.start = _round.init_state(self.algorithm, PARAMS, data.num_clients)
+        self.start = _round.init_state(self.algorithm, case.params, data.num_clients)
         self.traces = 0
 
         def run(state, cohort, index):
@@ -78,11 +77,13 @@ def bench_of(name, lanes=2):
 def test_protocol(case):
     algorithm = case.build()
     assert isinstance(algorithm, FederatedAlgorithm)
-    server = algorithm.init(PARAMS)
+    server = algorithm.init(case.params)
     shared = algorithm.broadcast(server)
     assert isinstance(shared, Shared)
-    assert_trees_equal(shared.params, PARAMS)
-    zero = Released(value=jax.tree.map(jnp.zeros_like, algorithm.local.sends(PARAMS)))
+    assert_trees_equal(shared.params, case.params)
+    zero = Released(
+        value=jax.tree.map(jnp.zeros_like, algorithm.local.sends(case.params))
+    )
     after = algorithm.apply(server, zero)
     assert jax.tree.structure(after) == jax.tree.structure(server)
     assert algorithm.name in repr(algorithm)
@@ -92,8 +93,8 @@ def test_protocol(case):
 
 def test_local_work_protocol(case):
     algorithm = case.build()
-    local, shared = algorithm.local, algorithm.broadcast(algorithm.init(PARAMS))
-    client_state = local.init_client(PARAMS)
+    local, shared = algorithm.local, algorithm.broadcast(algorithm.init(case.params))
+    client_state = local.init_client(case.params)
     carry = local.init(shared, client_state)
     x = jnp.asarray(DATA.arrays["x"][:4])
     rows = {"x": x, "y": jnp.array([0, 1, 1, 0]), "domain": jnp.ones(4, jnp.int32)}
@@ -102,7 +103,7 @@ def test_local_work_protocol(case):
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, carry)
     assert all(jnp.shape(m) == () for m in metrics.values())
     result = local.finish(shared, new)
-    sent = local.sends(PARAMS)
+    sent = local.sends(case.params)
     assert jax.tree.structure(result.update) == jax.tree.structure(sent)
     assert jax.tree.map(jnp.shape, result.update) == jax.tree.map(jnp.shape, sent)
     assert result.weight.shape == ()
@@ -146,14 +147,16 @@ def test_simulation_traces_the_round_once(case, monkeypatch):
     _loop._compiled.cache_clear()
     algorithm = case.build()
     for seed in (0, 1):
-        jf.simulate(algorithm, DATA, params=PARAMS, rounds=4, seed=seed, progress=False)
+        jf.simulate(
+            algorithm, DATA, params=case.params, rounds=4, seed=seed, progress=False
+        )
     assert len(calls) == 1
 
 
 def test_padding_rows_of_nan_change_nothing(case):
     algorithm = case.build()
-    local, shared = algorithm.local, algorithm.broadcast(algorithm.init(PARAMS))
-    carry = local.init(shared, local.init_client(PARAMS))
+    local, shared = algorithm.local, algorithm.broadcast(algorithm.init(case.params))
+    carry = local.init(shared, local.init_client(case.params))
     x = np.asarray(DATA.arrays["x"][:4])
     y = np.array([0, 1, 1, 0], np.int32)
     is_real = jnp.array([False, True, True, False])
@@ -272,8 +275,14 @@ def test_client_state_moves_only_for_those_who_took_part(case):
     ):
         rows = [np.reshape(one, (POPULATION, -1)) for one in (before, first, last)]
         moved = [(rows[i] != rows[i + 1]).any(axis=1).tolist() for i in (0, 1)]
-        assert moved[0] == [True, False, False, True, False, False]
-        assert moved[1] == [False, False, False, True, False, False]
+        came = [
+            [True, False, False, True, False, False],
+            [False, False, False, True, False, False],
+        ]
+        if case.may_keep_the_same:
+            assert any(moved[0])
+            came = np.logical_and(came, moved).tolist()
+        assert moved == came
 
 
 def test_event_is_accepted_by_an_accountant_or_not_private(case):

@@ -250,6 +250,13 @@ def check_parity(algorithm, path, other, found, tmp_path, params=PARAMS):
 
 BATCHES = {"batch_size": 2, "epochs": 2}
 MOMENTUM = optax.sgd(0.1, momentum=0.5)
+
+
+def shifted(params, batch, key):
+    """A common part, and one that stays with the client."""
+    return noisy({"w": params["w"] + params["shift"]}, batch, key)
+
+
 METHODS = {
     "scaffold": lambda p: jf.algorithms.scaffold(
         jf.clients.scaffold(noisy, learning_rate=0.1, **BATCHES), p
@@ -276,6 +283,26 @@ METHODS = {
         jf.clients.ditto(
             noisy, optax.sgd(0.1), pull=0.5, personal_learning_rate=0.1, **BATCHES
         ),
+        p,
+    ),
+    "apfl": lambda p: jf.algorithms.fedavg(
+        jf.clients.apfl(
+            noisy,
+            optax.sgd(0.1),
+            mixture=0.3,
+            personal_learning_rate=0.1,
+            **BATCHES,
+        ),
+        p,
+    ),
+    "fedrep": lambda p: jf.algorithms.fedper(
+        jf.clients.personal_layers(
+            shifted, optax.sgd(0.1), private=["shift"], private_steps=2, **BATCHES
+        ),
+        p,
+    ),
+    "ifca": lambda p: jf.algorithms.ifca(
+        jf.clients.clustered(noisy, optax.sgd(0.1), clusters=2, batch_size=2, epochs=1),
         p,
     ),
     "fedprox": lambda p: jf.algorithms.fedprox(
@@ -306,9 +333,15 @@ def test_every_method_runs_on_vaults_as_in_the_simulator(name, tmp_path, monkeyp
     if name == "afl":
         with_domains(monkeypatch)
     clip = jf.clipping.PerLayer(norms={"change": 0.2, "": 3.0})
-    if name in ("ditto", "feddyn", "fedprox"):
+    if name in ("apfl", "ditto", "feddyn", "fedprox", "fedrep"):
         clip = jf.clipping.Fixed(norm=0.2)
-    check_parity(METHODS[name](central(clipping=clip)), path, other, found, tmp_path)
+    params = PARAMS
+    if name == "fedrep":
+        params = {**PARAMS, "shift": jnp.full((), 0.1)}
+    if name == "ifca":
+        params = {"w": jnp.stack([PARAMS["w"] - 1, PARAMS["w"] + 1])}
+    algorithm = METHODS[name](central(clipping=clip))
+    check_parity(algorithm, path, other, found, tmp_path, params=params)
 
 
 def dense(params, batch, key):
