@@ -17,7 +17,7 @@ from jaxfed.algorithms import _server
 from jaxfed.algorithms._server import Server
 from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
 
-_LEAST_SHARE = 1e-3  # of a domain in the cohort, which noise can make negative
+_NEXT_TO_NOTHING = 1e-3  # a share that is no divisor even without noise
 
 
 class AFLState(NamedTuple):
@@ -40,6 +40,7 @@ def afl(
     *,
     domain_learning_rate: float,
     server_optimizer: optax.GradientTransformation | None = None,
+    least_share: float | None = None,
 ) -> FederatedAlgorithm:
     """Returns agnostic federated learning.
 
@@ -60,20 +61,30 @@ def afl(
         domain_learning_rate: of the weights, >= 0, over the units of the loss; 0 keeps
             all domains alike.
         server_optimizer: moves the parameters, as in `fedavg`.
+        least_share: with noise, a domain of a smaller share of the cohorts so far may
+            be noise alone: its weight grows as the mixture does, and its changes count
+            for no more than those of any other. Pass less than the rarest domain
+            has, and more than the noise on a share; 0.05, or half an even share if that
+            is less, if not given.
 
     Raises:
         ValueError: a number is out of range.
-        TypeError: an argument is of another kind.
+        TypeError: an argument is of another kind, or `privacy` makes no sum.
     """
     _server.check_parts(local, privacy, "agnostic")
+    _server.check_sum(privacy, "afl")
     remedy = "pass for example domain_learning_rate=0.1"
     rate = check.setting(
         check.non_negative, remedy, domain_learning_rate=domain_learning_rate
     )
     optimizer = _server.checked_optimizer(server_optimizer)
     num_domains = local.sends(())["count"].shape[0]
-    is_noised = getattr(privacy, "noise", None) is not None
-    least = 0.5 if is_noised else 0.0  # of what is expected; below, it may be noise
+    if least_share is None:
+        least_share = min(0.05, 0.5 / num_domains)
+    floor = check.probability("pass for example 0.05", least_share=least_share)
+    least = 0.5  # of what is expected; below, it may be noise
+    if not _server.is_noised(privacy):
+        least, floor = 0.0, 0.0
 
     def init(params: Params) -> AFLState:
         zeros = jnp.zeros(num_domains, jnp.float32)
@@ -86,16 +97,19 @@ def afl(
         )
 
     def broadcast(state: AFLState) -> Shared:
-        return Shared(params=state.server.params, extra=_factors(state))
+        return Shared(params=state.server.params, extra=_factors(state, floor))
 
     def apply(state: AFLState, released: Released) -> AFLState:
         value = tree.astype(released.value, jnp.float32)
-        count, factors = value["count"], _factors(state)
+        count, factors = value["count"], _factors(state, floor)
         rounds = state.rounds + 1
         shares = state.shares + (count - state.shares) / rounds
-        is_known = count > least * shares
+        is_there = _are_there(shares, floor)
+        is_known = is_there & (count > least * shares)
         losses = value["loss"] / jnp.where(is_known, count, 1.0)
         losses = jnp.where(is_known, losses, state.losses)
+        mixture = jax.nn.softmax(jnp.where(is_there, state.log_weights, -jnp.inf))
+        losses = jnp.where(is_there, losses, jnp.sum(mixture * losses))
         log_weights = state.log_weights + rate * losses
         counted = jnp.sum(factors * count)
         expected = jnp.sum(factors * jnp.maximum(shares, 0.0))
@@ -120,8 +134,15 @@ def afl(
     )
 
 
-def _factors(state: AFLState) -> jax.Array:
+def _factors(state: AFLState, floor: float) -> jax.Array:
     """Returns what a change counts for by its domain: weight over share, at most 1."""
     weights = jax.nn.softmax(state.log_weights)
-    factors = weights / jnp.maximum(state.shares, _LEAST_SHARE)
-    return factors / jnp.max(factors)
+    factors = weights / jnp.maximum(state.shares, max(floor, _NEXT_TO_NOTHING))
+    largest = jnp.max(jnp.where(_are_there(state.shares, floor), factors, 0.0))
+    return jnp.minimum(factors / largest, 1.0)
+
+
+def _are_there(shares: jax.Array, floor: float) -> jax.Array:
+    """Returns which domains are more than noise; all, if none is."""
+    found = shares >= floor
+    return found | ~jnp.any(found)

@@ -40,9 +40,10 @@ def ifca(
 
     Raises:
         ValueError: `least_share` is out of range.
-        TypeError: an argument is of another kind.
+        TypeError: an argument is of another kind, or `privacy` makes no sum.
     """
     _server.check_parts(local, privacy, "clustered")
+    _server.check_sum(privacy, "ifca")
     optimizer = _server.checked_optimizer(server_optimizer)
     least = check.probability("pass for example 0.05", least_share=least_share)
 

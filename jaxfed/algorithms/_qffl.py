@@ -29,8 +29,7 @@ def qffl(local: LocalWork, privacy: Any) -> FederatedAlgorithm:
         TypeError: an argument is of another kind.
     """
     _server.check_parts(local, privacy, "fair")
-    is_noised = getattr(privacy, "noise", None) is not None
-    least = _LEAST if is_noised else _NEXT_TO_NOTHING
+    least = _LEAST if _server.is_noised(privacy) else _NEXT_TO_NOTHING
 
     def apply(params: Params, released: Released) -> Params:
         weight = released.value["weight"].astype(jnp.float32)

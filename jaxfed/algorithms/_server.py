@@ -50,6 +50,26 @@ def check_parts(local: Any, privacy: Any, *kinds: str) -> None:
             )
 
 
+def check_sum(privacy: Any, name: str) -> None:
+    """Checks that a release is a sum, where the server divides one by another.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if getattr(privacy, "keeps_reports", False):
+        raise TypeError(
+            f"{name} must have sums of what clients send, got {privacy!r}: a client "
+            "reports for its own group alone, and a robust rule takes the others' "
+            "zeros for the truth; pass privacy.none(...), or use fedavg."
+        )
+
+
+def is_noised(privacy: Any) -> bool:
+    """Returns whether what is released has noise, a supposed run's included."""
+    supposed = getattr(privacy, "privacy", privacy)
+    return getattr(supposed, "noise", None) is not None
+
+
 def check_alike(privacy: Any) -> None:
     """Checks that clients weigh alike, where the server keeps a sum over all of them.
 

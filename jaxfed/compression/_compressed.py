@@ -23,7 +23,8 @@ from jaxfed.typing import (
     Shared,
 )
 
-_APART = 2**30 - 1  # of the numbers below a step's key, the one that no row has
+# of the numbers below a step's key, one that no row has and no attack
+_APART = 2**30 - 2
 
 
 class Compressor(Protocol):
@@ -139,12 +140,18 @@ def compressed(
             kept = Kept(kept, tree.subtract(wanted, sent))
         return ClientResult(sent, result.weight, kept)
 
+    def personal(params: Params, client_state: PyTree) -> Params:
+        assert local.personal is not None
+        return local.personal(params, client_state.own)
+
+    wraps = error_feedback and local.personal is not None
     feedback = ", error_feedback=True" if error_feedback else ""
     return local._replace(
         init=init,
         step=step,
         finish=finish,
         init_client=init_client,
+        personal=personal if wraps else local.personal,
         compression=Compression(compressor=compressor, error_feedback=error_feedback),
         name=f"compressed({local!r}, {compressor!r}{feedback})",
     )

@@ -114,6 +114,11 @@ class _Work:
                 f"local work must not be compressed, got {local!r}: a vault reports "
                 "the integers of its clip, all of them; export the local work inside."
             )
+        if getattr(algorithm.aggregator, "keeps_reports", False):
+            raise ValueError(
+                f"a plan's reports are added up, which {algorithm.aggregator!r} does "
+                "not: it needs every single one; pass privacy.central(...)."
+            )
         size = local.batching.batch_size
         self.batching = {
             "batch_size": size,

@@ -248,7 +248,7 @@ def private_facts(
             "look for extreme values in the data."
         )
     counts = {"num_clients": num_clients, "num_failed": num_failed}
-    counts |= traffic.of(num_clients)
+    counts |= traffic.of(num_clients, num_clients)
     return counts | {name: float(v) for name, v in private.metrics.items()}
 
 

@@ -25,7 +25,7 @@ from jaxfed.engine._simulate import (
 from jaxfed.engine._strategy import Strategy
 from jaxfed.engine._sweep_table import Sweep
 from jaxfed.engine._swept import Build, Settings, swept
-from jaxfed.evaluation import Evaluation
+from jaxfed.evaluation import Evaluation, PersonalEvaluation
 from jaxfed.typing import FederatedAlgorithm, Params
 
 _MODELS_A_SETTING = 8  # parameters, updates, sums, optimizer states, evaluation
@@ -83,6 +83,11 @@ def sweep(
     roots = arguments.roots(seeds)
     evaluations = evaluations_of(evaluate)
     for evaluation in evaluations:
+        if isinstance(evaluation, PersonalEvaluation):
+            raise ValueError(
+                "a sweep evaluates the server's parameters alone, got "
+                "evaluation.personal(...); run jaxfed.simulate for each setting."
+            )
         if isinstance(evaluation, Evaluation):
             evaluation.validate(rounds=rounds)
     first = {name: values[0] for name, values in named.items()}

@@ -18,11 +18,11 @@ class Traffic(NamedTuple):
     up: int
     """Bytes of the message back: compressed, or 4 for each scalar."""
 
-    def of(self, num_clients: int) -> dict[str, int]:
+    def of(self, num_asked: int, num_sent: int) -> dict[str, int]:
         """Returns the bytes of a cohort. Private: they tell its size."""
         return {
-            "num_bytes_down": num_clients * self.down,
-            "num_bytes_up": num_clients * self.up,
+            "num_bytes_down": num_asked * self.down,
+            "num_bytes_up": num_sent * self.up,
         }
 
 

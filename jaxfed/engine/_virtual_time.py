@@ -61,7 +61,8 @@ def simulate_in_time(
 
     As `simulate`, and every record has more private facts: `virtual_seconds` since the
     start, `num_lost` and `num_late` clients, and the mean `staleness` of the reports in
-    versions. With a fleet of no spread and `timing.Synchronous()` it is `simulate`,
+    versions. Bytes are those of all who were asked, and of all who sent something, if
+    too late. With a fleet of no spread and `timing.Synchronous()` it is `simulate`,
     round by round.
 
     Args:
@@ -134,7 +135,10 @@ class _TimedRun:
         self._models[index + 1] = self._run.state
         needed = {index + 1, *release.at_work.tolist()}
         self._models = {v: m for v, m in self._models.items() if v in needed}
+        num_sent = len(release.clients) + release.num_late
+        traffic = self._traffic.of(num_sent + release.num_lost, num_sent)
         return private_facts(report, index, self._traffic) | {
+            **traffic,
             "virtual_seconds": release.time,
             "num_lost": float(release.num_lost),
             "num_late": float(release.num_late),

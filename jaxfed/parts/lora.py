@@ -47,7 +47,7 @@ def init(params: Params, *which: Which, rank: int, key: jax.Array) -> Adapters:
     Raises:
         ValueError: nothing, or what is nowhere, would get adapters; or `rank` is more
             than a kernel has.
-        TypeError: `key` is no key.
+        TypeError: `key` is no key, or a kernel holds no floating-point numbers.
     """
     rank = check.positive_integer("pass for example rank=4", rank=rank)
     key = check.key(key=key)
@@ -63,6 +63,12 @@ def init(params: Params, *which: Which, rank: int, key: jax.Array) -> Adapters:
             "adapters must be of arrays of two axes or more, got none; name some of "
             f"{', '.join(map(repr, beginnings_of(names)))}."
         )
+    for name, leaf in zip(names, leaves, strict=True):
+        if name in sides and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"{name!r} must hold floating-point numbers, got {leaf.dtype}, which "
+                "nothing small can be added to; dequantise it, or leave it out."
+            )
     for name, (inputs, outputs) in sides.items():
         if rank > min(inputs, outputs):
             raise ValueError(

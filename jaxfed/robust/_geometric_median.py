@@ -21,7 +21,9 @@ class GeometricMedian(Rule):
     Each step is a mean in which a report weighs 1 / max(`smoothing`, its distance from
     the last one), as in the paper, with equal weights of clients. The first point is
     the median of every coordinate, which hostile reports cannot send far away: from
-    their mean, as many steps would be lost on the way back.
+    their mean, as many steps would be lost on the way back. It may be a report, which
+    would then weigh as much as all others together: in the first step the distances'
+    median counts in place of `smoothing`, if it is larger.
 
     With f of n reports hostile, f < n / 2, the exact geometric median is within
     2 (n - f) / (n - 2 f) times the largest distance of honest reports from any point
@@ -46,10 +48,14 @@ class GeometricMedian(Rule):
 
     def _combine(self, rows: jax.Array, counted: jax.Array) -> jax.Array:
         def step(index: jax.Array, point: jax.Array) -> jax.Array:
-            del index
-            distances = jnp.maximum(norms(rows - point[None]), self.smoothing)
+            distances = norms(rows - point[None])
+            least = jnp.where(index == 0, middle_of(distances), 0.0)
+            distances = jnp.maximum(distances, jnp.maximum(least, self.smoothing))
             weights = jnp.where(counted, 1 / distances, 0.0)
             return weighted_sum(rows, weights / jnp.sum(weights))
+
+        def middle_of(distances: jax.Array) -> jax.Array:
+            return _order.middle(distances[:, None], counted)[0]
 
         start = _order.middle(rows, counted)
         return lax.fori_loop(0, self.iterations, step, start)

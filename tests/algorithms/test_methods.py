@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -432,6 +433,38 @@ def test_agnostic_learning_with_noise():
         )
     )
     assert fair.max() < averaged.max() - 0.1
+
+
+def test_a_domain_of_nobody_takes_no_weight_under_noise():
+    """A third of the cohort each of three domains; of the fourth, noise alone."""
+    privacy = jf.privacy.central(
+        sampling=jf.sampling.Poisson(population=400, rate=0.25),
+        clipping=jf.clipping.PerLayer(norms={"change": 0.2, "loss": 1.0, "count": 1.0}),
+        noise=jf.noise.Gaussian(multiplier=1.0),
+        delta=1e-4,
+    )
+    few = jf.sampling.FixedSize(population=40, size=20)
+    supposed = jf.privacy.hypothetical(sampling=few, privacy=privacy)
+    shares = np.array([1 / 3, 1 / 3, 1 / 3, 0.0])
+    losses = np.array([0.3, 0.6, 0.3, 0.0])
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    for one, seed in itertools.product((privacy, supposed), range(3)):
+        algorithm = algorithms.afl(
+            agnostic(num_domains=4), one, domain_learning_rate=0.1
+        )
+        apply, draw = jax.jit(algorithm.apply), np.random.default_rng(seed)
+        state = algorithm.init(PARAMS)
+        for _ in range(200):
+            count, loss = (
+                jnp.asarray(part + 0.017 * draw.normal(size=4), jnp.float32)
+                for part in (shares, shares * losses)
+            )
+            value = {"change": zeros, "loss": loss, "count": count}
+            state = apply(state, Released(value=value))
+        weights = np.asarray(jax.nn.softmax(state.log_weights))
+        assert weights[1] == weights.max() > 0.6  # the worst of those who came
+        factors = np.asarray(algorithm.broadcast(state).extra)
+        assert factors[1] == 1  # and its changes count in full
 
 
 @pytest.mark.parametrize(

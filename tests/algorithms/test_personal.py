@@ -284,6 +284,17 @@ def test_wrong_calls_are_named(tmp_path):
     look = jf.evaluation.personal(layers(), predict, DATA, **accuracy)
     with pytest.raises(ValueError, match="needs what clients keep"):
         look(PARAMS)
+    for every in (1, 50):
+        late = jf.evaluation.personal(layers(), predict, DATA, every=every, **accuracy)
+        with pytest.raises(ValueError, match="evaluates the server's parameters alone"):
+            jf.sweep(
+                lambda: algorithms.fedper(layers(), noisy()),
+                DATA,
+                params=PARAMS,
+                rounds=1,
+                seeds=[0],
+                evaluate=late,
+            )
     path = tmp_path / "budget.db"
     jf.Ledger.create(path, epsilon=50.0, delta=1e-3).close()
     with pytest.raises(ValueError, match="must release public values alone"):

@@ -112,6 +112,59 @@ def test_methods_that_keep_state_keep_it():
 # ---- error feedback
 
 
+@pytest.mark.parametrize("error_feedback", [False, True])
+def test_a_clients_own_model_is_evaluated_through_it(error_feedback):
+    local = clients.ditto(
+        logistic_loss,
+        optax.sgd(0.2),
+        pull=0.5,
+        personal_learning_rate=0.1,
+        **BATCHES,
+    )
+    wrapped = compressed(local, TopK(fraction=0.5), error_feedback=error_feedback)
+
+    def predict(params, rows):
+        return rows["x"] @ params["w"] + params["b"]
+
+    look = jf.evaluation.personal(wrapped, predict, DATA, accuracy=jf.metrics.accuracy)
+    history = run(wrapped, rounds=2, evaluate=look)
+    assert 0 < history.rounds[-1].evaluation["accuracy_mean"] <= 1
+
+
+def test_private_layers_stay_private_under_error_feedback():
+    """With a compressor that loses nothing, FedPer is FedPer."""
+    local = clients.personal_layers(
+        logistic_loss, optax.sgd(0.2), private=["b"], **BATCHES
+    )
+
+    def after(local):
+        algorithm = jf.algorithms.fedper(local, none())
+        history = jf.simulate(
+            algorithm,
+            DATA,
+            params=PARAMS,
+            rounds=3,
+            seed=1,
+            progress=False,
+            strategy=LOOP,
+        )
+        states = history.client_states(np.arange(DATA.num_clients))
+        return history.params, getattr(states, "own", states)
+
+    whole = compressed(local, TopK(fraction=1.0), error_feedback=True)
+    for one, other in zip(
+        jax.tree.leaves(after(whole)), jax.tree.leaves(after(local)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_attack_around_it_draws_numbers_of_its_own():
+    from jaxfed.attacks import _wrapper
+    from jaxfed.compression import _compressed
+
+    assert _compressed._APART != _wrapper._OWN
+
+
 def kept(fraction):
     return max(1, round(fraction * len(flat(PARAMS))))
 

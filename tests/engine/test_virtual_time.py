@@ -1,5 +1,6 @@
 """Training along a schedule: equal to rounds where it should be, and to a slow twin."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -140,6 +141,27 @@ def test_it_equals_a_slow_twin(server, executor, lanes):
     np.testing.assert_allclose(history.curve("staleness")[1], staleness)
     if isinstance(server, Buffered):
         assert max(staleness) > 0  # the test is about stale models
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Synchronous(goal=2),
+        Synchronous(deadline=5.0),
+        Buffered(goal=4, concurrency=2, most_staleness=0),
+    ],
+)
+def test_bytes_are_those_of_all_who_were_asked(server):
+    history = run(fedavg(), server, fleet=dataclasses.replace(SLOW, dropout=0.2))
+    sent = 4 * sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    wasted = 0
+    for record in history.rounds:
+        facts = record.private
+        late, lost = facts["num_late"], facts["num_lost"]
+        assert facts["num_bytes_up"] == sent * (facts["num_clients"] + late)
+        assert facts["num_bytes_down"] == facts["num_bytes_up"] + sent * lost
+        wasted += late + lost
+    assert wasted > 0
 
 
 def test_models_that_nobody_works_on_are_forgotten(monkeypatch):

@@ -226,6 +226,9 @@ def test_what_does_not_fit_is_refused():
         lora.merge(other, adapters, alpha=1.0)
     with pytest.raises(ValueError, match="alpha must be > 0, got 0"):
         lora.hold(lambda params: params, PARAMS, alpha=0)
+    whole = {"kernel": jnp.ones((4, 3), jnp.int8)}
+    with pytest.raises(TypeError, match="'kernel' must hold floating"):
+        lora.init(whole, rank=1, key=KEY)
     with pytest.raises(TypeError, match="must be one typed PRNG key"):
         lora.init(PARAMS, rank=1, key=0)
     with pytest.raises(TypeError, match="must be a function"):

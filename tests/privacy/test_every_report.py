@@ -127,6 +127,24 @@ def test_it_is_neither_trained_nor_swept(tmp_path):
         jf.sweep(lambda: algorithm(), DATA, params=PARAMS, rounds=1, seeds=[0])
 
 
+def test_methods_that_divide_sums_are_refused():
+    privacy = algorithm().aggregator
+    options = {"batch_size": 3, "epochs": 1}
+    domains = jf.clients.agnostic(
+        logistic_loss, optax.sgd(0.1), num_domains=2, **options
+    )
+    with pytest.raises(TypeError, match="afl must have sums of what clients send"):
+        jf.algorithms.afl(domains, privacy, domain_learning_rate=0.1)
+    several = jf.clients.clustered(logistic_loss, optax.sgd(0.1), clusters=2, **options)
+    with pytest.raises(TypeError, match="ifca must have sums of what clients send"):
+        jf.algorithms.ifca(several, privacy)
+
+
+def test_no_plan_is_made_of_it():
+    with pytest.raises(ValueError, match="a plan's reports are added up"):
+        jf.deploy.export(algorithm(), DATA, PARAMS)
+
+
 def test_a_wrong_rule_is_named():
     with pytest.raises(TypeError, match=r"pass for example robust\.Median"):
         jf.privacy.every_report(sampling=jf.sampling.Full(population=3), rule="median")

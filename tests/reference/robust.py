@@ -40,10 +40,14 @@ def krum(reports, attackers, selected=1):
 def geometric_median(reports, iterations, smoothing=1e-6):
     """Pillutla et al. 2019, smoothed Weiszfeld, from the coordinates' medians."""
     point = median(reports)
-    for _ in range(iterations):
+    for iteration in range(iterations):
         top, bottom = np.zeros_like(point), 0.0
+        least = smoothing
+        if iteration == 0 and len(reports):  # or a report at the start would hold it
+            distances = [np.linalg.norm(one - point) for one in reports]
+            least = max(least, np.median(distances))
         for one in reports:
-            weight = 1 / max(smoothing, np.linalg.norm(one - point))
+            weight = 1 / max(least, np.linalg.norm(one - point))
             top, bottom = top + weight * one, bottom + weight
         point = top / bottom
     return point

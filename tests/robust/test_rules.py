@@ -288,6 +288,25 @@ def test_weiszfeld_has_converged_after_the_usual_number_of_steps():
     assert np.linalg.norm(usual - long) < 1e-3 * np.sqrt(SIZE)
 
 
+def test_a_report_at_the_start_does_not_hold_the_geometric_median():
+    """The median of every coordinate is one report; the sum of distances is not least.
+
+    One of 31 reports is zero, the others are the unit vectors: the least sum is that of
+    equal coordinates, 1 / (1 + sqrt(31 - 1)) of the way and more from zero.
+    """
+    matrix = np.concatenate([np.zeros((1, 30)), np.eye(30)]).astype(np.float32)
+    everybody = np.ones(31, bool)
+    found = of(GeometricMedian(), matrix, everybody)
+    long = twin.geometric_median(matrix.astype(np.float64), 1_000)
+
+    def distances(point):
+        return np.linalg.norm(matrix - point, axis=1).sum()
+
+    assert np.linalg.norm(long) > 0.1
+    assert distances(found) < distances(long) * (1 + 1e-4)
+    assert distances(np.zeros(30)) > distances(long) * 1.01
+
+
 def test_krum_tells_close_reports_apart_far_from_zero():
     """Distances by products of matrices would cancel: 1e4 squared is 1e8."""
     random = np.random.default_rng(0)
