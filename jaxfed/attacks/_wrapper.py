@@ -51,8 +51,14 @@ def attacked(
 
     Raises:
         TypeError: `local` is no local work.
+        ValueError: it is compressed.
     """
     check.instance(LocalWork, "pass for example clients.sgd(...)", local=local)
+    if local.compression is not None:
+        raise ValueError(
+            f"local must not be compressed, got {local!r}: what a hostile client sends "
+            f"is compressed as well; pass compressed({name}(...), ...)."
+        )
 
     def init(shared: Shared, client_state: PyTree) -> _Carry:
         inner = local.init(shared, client_state)

@@ -23,6 +23,11 @@ def fine_tuned(local: LocalWork) -> LocalWork:
         ValueError: its results are no change of the parameters, or it keeps a state.
     """
     check.instance(LocalWork, "pass for example clients.sgd(...)", local=local)
+    if local.compression is not None:
+        raise ValueError(
+            f"local must not be compressed, got {local!r}: a client keeps what it made "
+            "and not what it sent; pass compressed(fine_tuned(...), ...)."
+        )
     if local.init_client is not LocalWork._field_defaults["init_client"]:
         raise ValueError(
             f"local must keep nothing itself, got {local!r}, whose clients do; wrap "

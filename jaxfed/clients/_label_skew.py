@@ -102,8 +102,15 @@ def _cross_entropy(
                 f"{', '.join(sorted(batch))}; call data.with_label_counts."
             )
         scores, labels = scores_fn(params, batch, key), batch[label]
+        count = batch[counts]
+        if scores.shape != count.shape:
+            raise ValueError(
+                f"scores must be (rows, {count.shape[-1]}), one for each count in "
+                f"{counts!r}, got {scores.shape} for {count.shape}; return a score for "
+                "every class."
+            )
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            corrected(scores, batch[counts]), labels
+            corrected(scores, count), labels
         )
         return losses.mean(), {}
 

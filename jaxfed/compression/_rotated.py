@@ -38,7 +38,8 @@ class Rotated:
     inner: Any
 
     def __post_init__(self) -> None:
-        if isinstance(self.inner, Rotated) or not hasattr(self.inner, "num_bits"):
+        is_type = isinstance(self.inner, (type, Rotated))
+        if is_type or not hasattr(self.inner, "num_bits"):
             raise TypeError(
                 f"inner must be a compressor that does not rotate, got {self.inner!r}; "
                 "pass for example StochasticQuantization(bits=4)."

@@ -150,7 +150,7 @@ def check_evaluations(
         if isinstance(evaluation, Evaluation):
             evaluation.validate(rounds=rounds)
         if isinstance(evaluation, PersonalEvaluation):
-            evaluation.check(algorithm.local, data.num_clients)
+            evaluation.check(algorithm.local, data.client_ids)
 
 
 def epsilon_of(privacy: Privacy, rounds: int) -> Callable[[int], float | None]:

@@ -59,9 +59,9 @@ class PersonalEvaluation(Evaluation):
     """An evaluation of every client's own model, in a simulation."""
 
     local: Any = None
-    num_clients: int = 0
+    client_ids: Any = ()
 
-    def check(self, local: LocalWork, num_clients: int) -> None:
+    def check(self, local: LocalWork, client_ids: np.ndarray) -> None:
         """Checks, before anything runs, that it is of these clients.
 
         Raises:
@@ -72,11 +72,17 @@ class PersonalEvaluation(Evaluation):
                 f"evaluation.personal must get the local work of the run, {local!r}, "
                 f"got {self.local!r}; pass the same object."
             )
-        if self.num_clients != num_clients:
+        if len(self.client_ids) != len(client_ids):
             raise ValueError(
                 "evaluation.personal must get data of the run's "
-                f"{num_clients} clients, got {self.num_clients}; pass rows of the same "
-                "clients in the same order."
+                f"{len(client_ids)} clients, got {len(self.client_ids)}; pass rows of "
+                "the same clients in the same order."
+            )
+        if not np.array_equal(self.client_ids, client_ids):
+            raise ValueError(
+                "evaluation.personal must get data of the run's clients in their "
+                f"order, got {self.client_ids[:3]}... in place of {client_ids[:3]}...; "
+                "pass data.select(...) with the client_ids of the run's."
             )
 
     def of_clients(

@@ -163,7 +163,7 @@ def personal(
         compute=compute,  # ty: ignore
         every=every,
         local=local,
-        num_clients=data.num_clients,
+        client_ids=data.client_ids,
     )
 
 

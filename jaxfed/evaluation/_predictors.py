@@ -1,6 +1,7 @@
 """Predictions for all rows of some data, by one model or by each client's own."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -34,11 +35,7 @@ class Predictor:
             first = stop - block  # the last block overlaps: one shape, one trace
             rows = {n: np.asarray(a[first:stop]) for n, a in self._arrays.items()}
             outputs = np.asarray(self._outputs(params, rows), np.float64)
-            if outputs.shape[:1] != (block,):
-                raise ValueError(
-                    f"predict must return one row of outputs per row, got shape "
-                    f"{outputs.shape} for {block} rows; do not average over rows."
-                )
+            _check_rows(outputs.shape, block)
             parts.append(outputs[start - first :])
         return np.concatenate(parts)
 
@@ -54,14 +51,8 @@ class Predictor:
         return _program.digest_of(self._outputs, params, rows)
 
     def _outputs(self, params: Params, rows: dict[str, np.ndarray]) -> jax.Array:
-        try:
+        with _explained(rows):
             return self._predict(params, rows)
-        except Exception as error:
-            shown = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in rows.items())
-            raise ValueError(
-                f"predict fails on rows of {{{shown}}}: {error}\nIt must accept "
-                "(params, rows); check the names and shapes of model and data."
-            ) from error
 
 
 class PersonalPredictor:
@@ -89,9 +80,10 @@ class PersonalPredictor:
                 own = np.arange(width) % data.client_sizes[padded][:, None]
                 places = data.offsets[padded][:, None] + own
                 rows = {n: np.asarray(a)[places] for n, a in data.arrays.items()}
-                found = np.asarray(
-                    self._predict(params, states(padded), rows), np.float64
-                )
+                with _explained(rows):
+                    predicted = self._predict(params, states(padded), rows)
+                found = np.asarray(predicted, np.float64)
+                _check_rows(found.shape[1:], width)
                 if outputs is None:
                     outputs = np.empty((data.num_examples, *found.shape[2:]))
                 for place, client in enumerate(chosen.tolist()):
@@ -99,3 +91,23 @@ class PersonalPredictor:
                     outputs[first : first + size] = found[place, :size]
         assert outputs is not None  # there are clients
         return outputs
+
+
+def _check_rows(shape: tuple[int, ...], count: int) -> None:
+    if shape[:1] != (count,):
+        raise ValueError(
+            f"predict must return one row of outputs per row, got shape {shape} for "
+            f"{count} rows; do not average over rows."
+        )
+
+
+@contextlib.contextmanager
+def _explained(rows: dict[str, np.ndarray]) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        shown = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in rows.items())
+        raise ValueError(
+            f"predict fails on rows of {{{shown}}}: {error}\nIt must accept "
+            "(params, rows); check the names and shapes of model and data."
+        ) from error

@@ -11,9 +11,18 @@ Which = str | Callable[[str], bool]
 
 
 def names_of(values: PyTree) -> list[str]:
-    """Returns the names of all leaves, in the order of `jax.tree.leaves`."""
+    """Returns the names of all leaves, in the order of `jax.tree.leaves`.
+
+    Raises:
+        ValueError: two leaves have one name.
+    """
     names: list[str] = []
     tree.map_with_names(lambda name, leaf: names.append(name), values)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"leaves must have names of their own, got {twice[0]!r} twice; rename a "
+            "key that holds '/'."
+        )
     return names
 
 

@@ -64,11 +64,8 @@ def init(params: Params, *which: Which, rank: int, key: jax.Array) -> Adapters:
             f"{', '.join(map(repr, beginnings_of(names)))}."
         )
     for name, leaf in zip(names, leaves, strict=True):
-        if name in sides and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"{name!r} must hold floating-point numbers, got {leaf.dtype}, which "
-                "nothing small can be added to; dequantise it, or leave it out."
-            )
+        if name in sides:
+            _check_floating(name, leaf)
     for name, (inputs, outputs) in sides.items():
         if rank > min(inputs, outputs):
             raise ValueError(
@@ -94,9 +91,18 @@ def merge(params: Params, adapters: Adapters, *, alpha: float) -> Params:
 
     Raises:
         ValueError: the adapters are of another model, or `alpha` is out of range.
+        TypeError: a kernel holds no floating-point numbers.
     """
     check.setting(check.positive, "pass for example alpha=8.0", alpha=alpha)
-    a, b, names = adapters["a"], adapters["b"], names_of(params)
+    names = names_of(params)
+    if set(adapters) != {"a", "b"} or any(
+        leaf is None for side in adapters.values() for leaf in side.values()
+    ):
+        raise ValueError(
+            f"adapters must have all of 'a' and 'b', got {names_of(adapters)}; merge "
+            "both parts of a split first."
+        )
+    a, b = adapters["a"], adapters["b"]
     strange = sorted((set(a) ^ set(b)) | set(a) - set(names))
     if strange:
         raise ValueError(
@@ -161,5 +167,14 @@ def _adapted(
             f"adapters of {name!r} must be ({inputs}, rank) and (rank, {outputs}), got "
             f"{a.shape} and {b.shape}; pass the params that they were made for."
         )
+    _check_floating(name, kernel)
     change = (alpha / a.shape[1]) * (a @ b)
     return kernel + change.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _check_floating(name: str, kernel: jax.Array) -> None:
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise TypeError(
+            f"{name!r} must hold floating-point numbers, got {kernel.dtype}, which "
+            "nothing small can be added to; dequantise it, or leave it out."
+        )

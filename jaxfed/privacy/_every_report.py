@@ -28,6 +28,10 @@ class EveryReport(Unprotected):
     Args:
         sampling: which clients take part in a round.
         rule: for example `robust.Median()`.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: cohorts are smaller on average than the rule needs.
     """
 
     keeps_reports: ClassVar[bool] = True
@@ -37,6 +41,13 @@ class EveryReport(Unprotected):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.instance(robust.Rule, "pass for example robust.Median()", rule=self.rule)
+        expected, least = self.sampling.expected_clients, self.rule.least_reports
+        if least > max(expected, 1):  # empty cohorts are known to move nothing
+            raise ValueError(
+                f"cohorts must have {least} clients or more for {self.rule!r}, got "
+                f"{expected:g} on average from {self.sampling!r}: rounds of fewer move "
+                "nothing; draw more, or suppose fewer attackers."
+            )
 
     def encode_counted(
         self, state: PyTree, result: ClientResult, *, key: jax.Array

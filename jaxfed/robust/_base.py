@@ -43,6 +43,7 @@ class Rule(Configuration, abc.ABC):
             ValueError: there are no leaves, or their first axes differ in length.
             TypeError: `is_real` is not boolean.
         """
+        is_real = jnp.asarray(is_real)
         _check(reports, is_real)
         rows = jax.vmap(lambda report: ravel_pytree(report)[0])(
             tree.astype(reports, jnp.float32)
@@ -65,6 +66,11 @@ class Rule(Configuration, abc.ABC):
         Returns:
             (size,) float32.
         """
+
+    @property
+    def least_reports(self) -> int:
+        """With fewer reports the value is zero."""
+        return 1
 
     @abc.abstractmethod
     def describe(self) -> str:

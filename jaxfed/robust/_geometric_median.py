@@ -13,6 +13,8 @@ from jaxfed import _check as check
 from jaxfed.robust import _order
 from jaxfed.robust._base import Rule, norms, weighted_sum
 
+_LEAST_SMOOTHING = 1e-20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeometricMedian(Rule):
@@ -44,6 +46,11 @@ class GeometricMedian(Rule):
         iterations = check.positive_integer("10 is usual", iterations=self.iterations)
         object.__setattr__(self, "iterations", iterations)
         smoothing = check.positive("1e-6 is usual", smoothing=self.smoothing)
+        if smoothing < _LEAST_SMOOTHING:
+            raise ValueError(
+                f"smoothing must be >= {_LEAST_SMOOTHING}, got {smoothing}: weights of "
+                "1 / smoothing must add up in float32; 1e-6 is usual."
+            )
         object.__setattr__(self, "smoothing", smoothing)
 
     def _combine(self, rows: jax.Array, counted: jax.Array) -> jax.Array:

@@ -56,19 +56,20 @@ class Krum(Rule):
         scores = jnp.sum(jnp.where(is_near[None, :], nearest, 0.0), axis=1)
         places = jnp.clip(count - self.attackers, 1, self.selected)
         taken = _places(jnp.where(counted, scores, jnp.inf), places)
-        taken = jnp.where(count >= self._least, taken, 0.0)
+        taken = jnp.where(count >= self.least_reports, taken, 0.0)
         return weighted_sum(rows, taken / places.astype(jnp.float32))
 
     @property
-    def _least(self) -> int:
+    def least_reports(self) -> int:
+        """With fewer reports the value is zero: 2 f + 3."""
         return 2 * self.attackers + 3
 
     def _require(self, slots: int) -> None:
-        if slots < self._least:
+        if slots < self.least_reports:
             raise ValueError(
                 f"attackers={self.attackers} needs at least 2 * attackers + 3 = "
-                f"{self._least} reports a round, got room for {slots}; take fewer "
-                "attackers or larger cohorts."
+                f"{self.least_reports} reports a round, got room for {slots}; take "
+                "fewer attackers or larger cohorts."
             )
 
     def describe(self) -> str:

@@ -190,6 +190,13 @@ def test_they_run_on_vaults():
             ValueError,
             "must have the array 'label_counts', got x, y",
         ),
+        (
+            lambda: clients.fedlc_loss(lambda params, batch, key: jnp.zeros((3, 1)))(
+                {}, {"y": 0, "label_counts": jnp.zeros((3, 4))}, None
+            ),
+            ValueError,
+            r"scores must be \(rows, 4\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(call, error, match):

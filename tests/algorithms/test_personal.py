@@ -284,6 +284,23 @@ def test_wrong_calls_are_named(tmp_path):
     look = jf.evaluation.personal(layers(), predict, DATA, **accuracy)
     with pytest.raises(ValueError, match="needs what clients keep"):
         look(PARAMS)
+    for predict_wrongly, words in (
+        (lambda params, rows: predict(params, rows).mean(), "one row of outputs per"),
+        (lambda params, rows: rows["z"], "predict fails on rows of"),
+    ):
+        local = layers()
+        wrong = jf.evaluation.personal(local, predict_wrongly, DATA, **accuracy)
+        none = jf.privacy.none(sampling=SAMPLING)
+        with pytest.raises(ValueError, match=words):
+            jf.simulate(
+                algorithms.fedper(local, none),
+                DATA,
+                params=PARAMS,
+                rounds=1,
+                seed=0,
+                evaluate=wrong,
+                progress=False,
+            )
     for every in (1, 50):
         late = jf.evaluation.personal(layers(), predict, DATA, every=every, **accuracy)
         with pytest.raises(ValueError, match="evaluates the server's parameters alone"):
@@ -332,6 +349,7 @@ def test_wrong_calls_are_named(tmp_path):
     [
         (apfl, DATA, "must get the local work of the run"),
         (None, ragged_data((3, 4)), "data of the run's 6 clients, got 2"),
+        (None, DATA.select(DATA.client_ids[::-1]), "the run's clients in their order"),
     ],
 )
 def test_models_of_other_clients_are_refused_at_the_door(local, data, message):

@@ -435,6 +435,16 @@ def example_level():
             "must not be compressed with privacy.local",
         ),
         (
+            lambda: clients.fine_tuned(compressed(sgd(), TopK(fraction=0.5))),
+            ValueError,
+            r"pass compressed\(fine_tuned\(",
+        ),
+        (
+            lambda: jf.attacks.sign_flip(compressed(sgd(), TopK(fraction=0.5))),
+            ValueError,
+            r"pass compressed\(sign_flip\(",
+        ),
+        (
             lambda: jf.deploy.export(
                 jf.algorithms.fedavg(
                     compressed(sgd(), TopK(fraction=0.5)), central(1.0, 1.0)

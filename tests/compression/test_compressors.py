@@ -183,6 +183,7 @@ def test_a_rotation_spreads_what_stands_out():
         (lambda: StochasticQuantization(bits=0), ValueError, "bits must be an integer"),
         (lambda: StochasticQuantization(bits=17), ValueError, "bits must be <= 16"),
         (lambda: Rotated(inner=3), TypeError, "inner must be a compressor"),
+        (lambda: Rotated(inner=TopK), TypeError, "inner must be a compressor"),
         (
             lambda: Rotated(inner=Rotated(inner=QUANTIZED)),
             TypeError,

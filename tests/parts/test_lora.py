@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxfed as jf
 from jaxfed import tree
-from jaxfed.parts import lora
+from jaxfed.parts import lora, split
 from tests.models import problems
 
 KEY = jf.keys.simulated(0)
@@ -229,6 +229,11 @@ def test_what_does_not_fit_is_refused():
     whole = {"kernel": jnp.ones((4, 3), jnp.int8)}
     with pytest.raises(TypeError, match="'kernel' must hold floating"):
         lora.init(whole, rank=1, key=KEY)
+    made = lora.init({"kernel": jnp.ones((4, 3))}, rank=1, key=KEY)
+    with pytest.raises(TypeError, match="'kernel' must hold floating"):
+        lora.merge(whole, made, alpha=1.0)
+    with pytest.raises(ValueError, match="must have all of 'a' and 'b'"):
+        lora.merge(PARAMS, split(adapters, "b")[0], alpha=1.0)
     with pytest.raises(TypeError, match="must be one typed PRNG key"):
         lora.init(PARAMS, rank=1, key=0)
     with pytest.raises(TypeError, match="must be a function"):

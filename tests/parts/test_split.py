@@ -117,6 +117,12 @@ def test_what_names_nothing_is_refused():
         jf.parts.hold(3, PARAMS)
 
 
+def test_leaves_of_one_name_are_refused():
+    twice = {"a/b": jnp.ones(3), "a": {"b": jnp.zeros(())}}
+    with pytest.raises(ValueError, match="names of their own, got 'a/b' twice"):
+        split(twice, "a/b")
+
+
 def test_what_does_not_fit_together_is_refused():
     trained, frozen = split(PARAMS, "head")
     with pytest.raises(ValueError, match="one structure"):

@@ -1,5 +1,6 @@
 """Robust aggregation in the engine: every report arrives, and nothing is claimed."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -143,6 +144,14 @@ def test_methods_that_divide_sums_are_refused():
 def test_no_plan_is_made_of_it():
     with pytest.raises(ValueError, match="a plan's reports are added up"):
         jf.deploy.export(algorithm(), DATA, PARAMS)
+
+
+def test_cohorts_that_are_too_small_for_a_rule_are_refused():
+    poisson = jf.sampling.Poisson(population=12, rate=0.5)
+    krum = functools.partial(jf.robust.Krum, selected=2)
+    jf.privacy.every_report(sampling=poisson, rule=krum(attackers=1))
+    with pytest.raises(ValueError, match="must have 7 clients or more for Krum"):
+        jf.privacy.every_report(sampling=poisson, rule=krum(attackers=2))
 
 
 def test_a_wrong_rule_is_named():

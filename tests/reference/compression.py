@@ -66,7 +66,7 @@ def seed_of(seed, round_index, client, num_steps):
     root = jf.keys.simulated(seed)
     key = jf.keys.for_purpose(root, jf.keys.Purpose.TRAINING)
     key = jf.keys.for_client(jf.keys.for_round(key, round_index), client)
-    key = jf.keys.for_leaf(jf.keys.for_leaf(key, num_steps - 1), 2**30 - 1)
+    key = jf.keys.for_leaf(jf.keys.for_leaf(key, num_steps - 1), 2**30 - 2)
     words = jax.random.bits(key, (2,), jnp.uint32)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 

@@ -335,8 +335,6 @@ def test_tied_reports_share_the_last_places():
     matrix[:, 0] = [0.0, 1.0, 10.0, 11.0]
     for order in ([0, 1, 2, 3], [3, 0, 2, 1]):
         found = of(Krum(attackers=0, selected=2), matrix[order], np.ones(4, bool))
-        scores = {0: 101.0, 1: 82.0, 2: 82.0, 3: 101.0}
-        assert sorted(scores.values())[:2] == [82.0, 82.0]
         assert found[0] == pytest.approx(5.5)
         found = of(Krum(attackers=0, selected=3), matrix[order], np.ones(4, bool))
         assert found[0] == pytest.approx((1 + 10 + (0 + 11) / 2) / 3)
@@ -351,6 +349,7 @@ def test_tied_reports_share_the_last_places():
         (lambda: Krum(attackers=1, selected=0), ValueError, "selected must be"),
         (lambda: GeometricMedian(iterations=0), ValueError, "iterations must be"),
         (lambda: GeometricMedian(smoothing=0.0), ValueError, "smoothing must be > 0"),
+        (lambda: GeometricMedian(smoothing=1e-30), ValueError, "smoothing must be >="),
         (lambda: NormBounded(norm=0.0), ValueError, "norm must be > 0"),
         (
             lambda: Median().combine({}, jnp.ones(3, bool)),
