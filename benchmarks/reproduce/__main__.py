@@ -22,8 +22,11 @@ from benchmarks.reproduce import (
     adaptive_sparse,
     fashion_mnist,
     fed_heart,
+    fedbuff_time,
     fedprox_stragglers,
     fedprox_synthetic,
+    personal_skew,
+    robust_attacks,
     scaffold_quadratics,
 )
 
@@ -33,6 +36,9 @@ MODULES = (
     fedprox_stragglers,
     scaffold_quadratics,
     adaptive_sparse,
+    personal_skew,
+    robust_attacks,
+    fedbuff_time,
     fashion_mnist,
 )
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
