@@ -142,8 +142,10 @@ EXPERIMENT = Experiment(
         "looked at after every update, which are more with FedBuff.",
         "Durations are log-normal over clients here, half-normal in the paper; a "
         "client's speed has nothing to do with its data.",
-        "With clients that are all alike nobody is late: what FedBuff gains there, it "
-        "gains by more updates.",
+        "With clients that are all alike nobody is late, and FedBuff gains nothing: "
+        "there synchronous rounds bear the higher server rate, and stale reports do "
+        "not.",
+        "Two server rates alone; rounds take the higher one.",
     ],
     run=run,
     check=check,
