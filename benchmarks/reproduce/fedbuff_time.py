@@ -143,9 +143,9 @@ EXPERIMENT = Experiment(
         "Durations are log-normal over clients here, half-normal in the paper; a "
         "client's speed has nothing to do with its data.",
         "With clients that are all alike nobody is late, and FedBuff gains nothing: "
-        "there synchronous rounds bear the higher server rate, and stale reports do "
-        "not.",
-        "Two server rates alone; rounds take the higher one.",
+        "synchronous rounds are faster there.",
+        "Two server rates alone, of which nearly all take the higher: a wider grid may "
+        "give other times.",
     ],
     run=run,
     check=check,
