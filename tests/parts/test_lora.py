@@ -1,6 +1,8 @@
 """Adapters are what they say: shapes, a start that changes nothing, W + scale a b."""
 
+import json
 import math
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -238,3 +240,20 @@ def test_what_does_not_fit_is_refused():
         lora.init(PARAMS, rank=1, key=0)
     with pytest.raises(TypeError, match="must be a function"):
         lora.hold(None, PARAMS, alpha=1.0)
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="a source archive holds no benchmarks"
+)
+def test_the_page_shows_what_was_measured():
+    results = json.loads((ROOT / "benchmarks/results/lora.json").read_text("utf-8"))
+    page = (ROOT / "docs/methods_parts.md").read_text("utf-8")
+    bits = {}
+    for row in results["rows"]:
+        name = f"| {row['trained']} | {row['numbers']:,} |"
+        bits.setdefault(name, {})[row["epsilon"]] = f"{row['bits']:.2f}"
+    for name, found in bits.items():
+        assert f"{name} {found[0.3]} | {found[1.0]} |" in page
