@@ -136,10 +136,11 @@ def afl(
 
 def _factors(state: AFLState, floor: float) -> jax.Array:
     """Returns what a change counts for by its domain: weight over share, at most 1."""
-    weights = jax.nn.softmax(state.log_weights)
-    factors = weights / jnp.maximum(state.shares, max(floor, _NEXT_TO_NOTHING))
-    largest = jnp.max(jnp.where(_are_there(state.shares, floor), factors, 0.0))
-    return jnp.minimum(factors / largest, 1.0)
+    shares = jnp.maximum(state.shares, max(floor, _NEXT_TO_NOTHING))
+    logs = state.log_weights - jnp.log(shares)
+    is_there = _are_there(state.shares, floor)
+    largest = jnp.max(jnp.where(is_there, logs, -jnp.inf))
+    return jnp.exp(jnp.minimum(logs - largest, 0.0))
 
 
 def _are_there(shares: jax.Array, floor: float) -> jax.Array:

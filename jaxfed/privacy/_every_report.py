@@ -41,7 +41,8 @@ class EveryReport(Unprotected):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.instance(robust.Rule, "pass for example robust.Median()", rule=self.rule)
-        expected, least = self.sampling.expected_clients, self.rule.least_reports
+        expected = round(self.sampling.expected_clients, 6)  # a rate is a float
+        least = self.rule.least_reports
         if least > max(expected, 1):  # empty cohorts are known to move nothing
             raise ValueError(
                 f"cohorts must have {least} clients or more for {self.rule!r}, got "

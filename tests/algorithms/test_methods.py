@@ -461,6 +461,8 @@ def test_a_domain_of_nobody_takes_no_weight_under_noise():
             )
             value = {"change": zeros, "loss": loss, "count": count}
             state = apply(state, Released(value=value))
+        last = state._replace(log_weights=jnp.array([-400.0, -300.0, -400.0, 0.0]))
+        assert np.asarray(algorithm.broadcast(last).extra).tolist() == [0, 1, 0, 1]
         weights = np.asarray(jax.nn.softmax(state.log_weights))
         assert weights[1] == weights.max() > 0.6  # the worst of those who came
         factors = np.asarray(algorithm.broadcast(state).extra)

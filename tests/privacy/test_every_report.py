@@ -150,6 +150,8 @@ def test_cohorts_that_are_too_small_for_a_rule_are_refused():
     poisson = jf.sampling.Poisson(population=12, rate=0.5)
     krum = functools.partial(jf.robust.Krum, selected=2)
     jf.privacy.every_report(sampling=poisson, rule=krum(attackers=1))
+    rounded = jf.sampling.Poisson(population=50, rate=0.58)  # 28.999999999999996
+    jf.privacy.every_report(sampling=rounded, rule=krum(attackers=13))
     with pytest.raises(ValueError, match="must have 7 clients or more for Krum"):
         jf.privacy.every_report(sampling=poisson, rule=krum(attackers=2))
 
