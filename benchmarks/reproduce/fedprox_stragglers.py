@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
     differs=[
         "Partial work is counted in steps here, in whole epochs in the repository.",
         "The sets, as without stragglers.",
-        "On the iid set mu = 1 only slows down; partial work alone, mu = 0, gains there.",
+        "On the iid set mu = 1 only slows down; partial work alone gains there.",
     ],
     run=run,
     check=check,
