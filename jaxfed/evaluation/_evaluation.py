@@ -73,16 +73,19 @@ class PersonalEvaluation(Evaluation):
                 f"got {self.local!r}; pass the same object."
             )
         if len(self.client_ids) != len(client_ids):
+            missing = sorted(set(client_ids.tolist()) - set(self.client_ids.tolist()))
             raise ValueError(
                 "evaluation.personal must get data of the run's "
                 f"{len(client_ids)} clients, got {len(self.client_ids)}; pass rows of "
-                "the same clients in the same order."
+                f"the same clients in the same order; without rows are {missing[:5]}."
             )
         if not np.array_equal(self.client_ids, client_ids):
+            pairs = enumerate(zip(self.client_ids, client_ids, strict=True))
+            place, (got, wanted) = next((i, p) for i, p in pairs if p[0] != p[1])
             raise ValueError(
                 "evaluation.personal must get data of the run's clients in their "
-                f"order, got {self.client_ids[:3]}... in place of {client_ids[:3]}...; "
-                "pass data.select(...) with the client_ids of the run's."
+                f"order, got {got!r} in place of {wanted!r} at {place}; pass rows of "
+                "every client, in the order of the run's client_ids."
             )
 
     def of_clients(

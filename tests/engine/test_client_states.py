@@ -1,5 +1,6 @@
 """What clients keep: in memory and in a file alike, and a file bounds the memory."""
 
+import dataclasses
 import errno
 import io
 import pathlib
@@ -17,7 +18,7 @@ from jaxfed.engine import _devices
 from jaxfed.engine._block import Layout, pack
 from jaxfed.engine._client_states import ClientStates
 from jaxfed.engine._feed import Fed
-from jaxfed.typing import ClientResult, Cohort
+from jaxfed.typing import Batching, ClientResult, Cohort, LocalWork
 from tests.conformance.cases import DATA, PARAMS, feddyn, scaffold
 from tests.problems import NO_WORK
 
@@ -204,6 +205,74 @@ def test_what_clients_keep_is_written_over_the_same_memory(executor, monkeypatch
         strategy=strategy,
     )
     assert places == [places[0]] * 5
+
+
+def whose() -> LocalWork:
+    """A client that counts its rounds and remembers whose state it got.
+
+    The update of client 1 is never finite, and neither is the state of client 4.
+    """
+
+    def init(shared, kept):
+        return kept, jnp.full((), -1, jnp.int32)
+
+    def step(carry, batch, *, key):
+        del key
+        kept, client = carry
+        here = jnp.max(jnp.where(batch.is_real, batch.rows["client"], -1))
+        return (kept, jnp.maximum(client, here)), {}
+
+    def finish(shared, carry):
+        kept, client = carry
+        is_strange = (kept["client"] != -1) & (kept["client"] != client)
+        kept = {
+            "client": jnp.where(is_strange, -99, client),
+            "rounds": kept["rounds"] + 1,
+            "value": jnp.where(client == 4, jnp.nan, kept["value"]),
+        }
+        update = jnp.where(client == 1, jnp.nan, jnp.ones(()))
+        update = jax.tree.map(lambda a: update * jnp.ones_like(a), shared.params)
+        return ClientResult(update, jnp.ones(()), kept)
+
+    start = {
+        "client": jnp.full((), -1, jnp.int32),
+        "rounds": jnp.zeros((), jnp.int8),
+        "value": jnp.zeros(2),
+    }
+    return LocalWork(
+        init, step, finish, Batching(batch_size=2, epochs=1), lambda params: start
+    )
+
+
+@pytest.mark.parametrize("block_clients", [2, 4096])
+@pytest.mark.parametrize("executor", ["loop", "stepped"])
+def test_a_state_stays_with_its_client(executor, block_clients):
+    """Also beside clients that fail, whose old states are kept."""
+    owners = np.repeat(np.arange(DATA.num_clients), DATA.client_sizes)
+    arrays = {**DATA.arrays, "client": owners.astype(np.int32)}
+    sampling = jf.sampling.FixedSize(population=DATA.num_clients, size=4)
+    none = jf.privacy.none(sampling=sampling, weighting="clients")
+    history = jf.simulate(
+        jf.algorithms.fedavg(whose(), none),
+        dataclasses.replace(DATA, arrays=arrays),
+        params=PARAMS,
+        rounds=8,
+        seed=3,
+        progress=False,
+        strategy=jf.engine.Strategy(
+            executor=executor,
+            lanes=2,
+            resident_bytes=1 << 30 if block_clients > 2 else 1,
+            block_clients=block_clients,
+        ),
+    )
+    states = history.client_states(np.arange(DATA.num_clients))
+    assert sum(record.private["num_failed"] for record in history.rounds) > 3
+    for number in range(DATA.num_clients):
+        is_kept = number not in (1, 4)
+        assert states["client"][number] == (number if is_kept else -1)
+        assert (states["rounds"][number] > 0) == is_kept
+    assert not np.any(states["value"])
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):

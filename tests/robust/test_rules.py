@@ -296,7 +296,7 @@ def test_a_report_at_the_start_does_not_hold_the_geometric_median():
     """
     matrix = np.concatenate([np.zeros((1, 30)), np.eye(30)]).astype(np.float32)
     everybody = np.ones(31, bool)
-    found = of(GeometricMedian(), matrix, everybody)
+    found = of(GeometricMedian(iterations=3), matrix, everybody)
     long = twin.geometric_median(matrix.astype(np.float64), 1_000)
 
     def distances(point):
