@@ -1,12 +1,14 @@
 """What each federated method costs beside federated averaging, in one process.
 
 A perceptron 64-128-10, 1,000 of 10,000 clients a round with 20 to 60 examples each,
-one pass in batches of 10. Methods take turns; what is printed is the median over
-repeats of each method's round over that of `fedavg` in the same repeat.
+one pass in batches of 10. Methods take turns, in another order in each repeat; what is
+printed is the median over repeats of each method's round over that of `fedavg` in the
+same repeat, each the median of nine rounds.
 
-What you should see: about 1 where the server alone differs; somewhat more where each
-step adds a term or clients keep a state; about 2 where each step needs a second
-gradient (SCAFFOLD's option 1, Mime), which the mathematics asks for.
+What you should see: about 0.9 where the server alone differs (a round of `fedavg` is
+slower than one with momentum on the server, for a reason that is not known); at most
+1.5 where each step adds a term or clients keep a state; about 2 where each step needs a
+second gradient (SCAFFOLD's option 1, Mime), which the mathematics asks for.
 
     python benchmarks/methods.py --out benchmarks/results/methods.json
 """
@@ -16,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import time
 
@@ -30,7 +33,7 @@ import optax
 
 from jaxfed import algorithms, clients
 
-POPULATION, COHORT, ROUNDS = 10_000, 1_000, 3
+POPULATION, COHORT, ROUNDS = 10_000, 1_000, 9
 BATCHES = {"batch_size": 10, "epochs": 1}
 RATE = {"learning_rate": 0.1, **BATCHES}
 ASKED = 1.5
@@ -131,8 +134,9 @@ def main():
     strategy = jf.engine.Strategy(executor="loop", lanes=8)
     times = {name: [] for name in every}
     for repeat in range(1 + given.repeats):
-        for name, algorithm in every.items():
-            wall, _ = seconds(algorithm, data, params, strategy)
+        order = random.Random(repeat).sample(list(every), len(every))
+        for name in order:
+            wall, _ = seconds(every[name], data, params, strategy)
             if repeat:  # the first one compiles
                 times[name].append(wall)
     found = {}
