@@ -17,7 +17,7 @@ import jaxfed as jf
 from benchmarks.reproduce._experiment import Experiment, Row, by_name
 from jaxfed import algorithms, clients
 
-ROUNDS, CLIENTS = 3, 10  # of 50 rounds
+ROUNDS, CLIENTS = 10, 10  # of 50 rounds
 BATCHES: dict = {"batch_size": 64, "epochs": 10}
 SETTING = "Dirichlet 0.5"
 PUBLISHED = {
@@ -64,7 +64,7 @@ def methods() -> dict[str, Any]:
     alike = jf.privacy.none(sampling=sampling, weighting="clients")
     momentum = optax.sgd(0.01, momentum=0.9)
     nova = clients.nova(loss, learning_rate=0.01, momentum=0.9, **BATCHES)
-    scaffold = clients.scaffold(loss, learning_rate=0.1, **BATCHES)
+    scaffold = clients.scaffold(loss, learning_rate=0.03, **BATCHES)
     return {
         "FedAvg": algorithms.fedavg(clients.sgd(loss, momentum, **BATCHES), none),
         "SCAFFOLD": algorithms.scaffold(scaffold, alike),
@@ -144,8 +144,9 @@ EXPERIMENT = Experiment(
     "curves are in the results file.",
     differs=[
         f"{ROUNDS} rounds of 50: a round is ten passes over 60,000 images.",
-        "SCAFFOLD has no momentum here, and a rate of 0.1, which is what 0.01 with "
-        "momentum comes to; it weighs clients alike.",
+        "SCAFFOLD has no momentum here, a rate of 0.03, and weighs clients alike. At "
+        "0.1, which is what 0.01 with momentum comes to, its accuracies were .561, "
+        ".819, .850, .860, .864, .628, .126 and then .100: it diverged.",
         "FedProx has mu = 0.01, the default there; the published number is the best of "
         "four.",
         "Without the weight decay of 1e-5. Another division of the labels.",
