@@ -17,7 +17,7 @@ from benchmarks.reproduce._mixture import loss_fn, predict, rows_of, start
 from jaxfed.data import FederatedData, partition
 
 CLIENTS, ROWS, TEST_ROWS, AT_WORK, GOAL = 200, 20, 2000, 50, 10
-OVER = 1.3  # times as many clients as reports that are waited for; the paper's
+OVER = 1.3  # times as many clients as reports that are waited for
 RATE, SERVER_RATES = 0.1, (1.0, 3.0)
 TARGET, SHORT_TARGET = 0.7, 0.5
 FLEETS = {
@@ -140,7 +140,7 @@ EXPERIMENT = Experiment(
     differs=[
         "Another task, made here: the papers' data come in no package. Accuracy is "
         "looked at after every update, which are more with FedBuff.",
-        "Durations are log-normal over clients here, half-normal in the paper; a "
+        "Durations are log-normal over clients, which is a choice of this library; a "
         "client's speed has nothing to do with its data.",
         "With clients that are all alike nobody is late, and FedBuff gains nothing: "
         "synchronous rounds are faster there.",

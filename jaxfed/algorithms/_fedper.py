@@ -6,20 +6,13 @@ FedPer: Arivazhagan et al. 2019, arXiv:1912.00818, algorithm 2. FedRep: Collins 
 
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from jaxfed import parts
 from jaxfed.algorithms import _server
 from jaxfed.algorithms._server import Server
-from jaxfed.typing import (
-    FederatedAlgorithm,
-    LocalWork,
-    Params,
-    PyTree,
-    Released,
-    Shared,
-)
+from jaxfed.parts._split import rest_of
+from jaxfed.typing import FederatedAlgorithm, LocalWork, Params, Released, Shared
 
 
 class _Parts(NamedTuple):
@@ -53,7 +46,7 @@ def fedper(
 
     def init(params: Params) -> _Parts:
         common = local.sends(params)
-        return _Parts(_server.begun(optimizer, common), _rest(params, common))
+        return _Parts(_server.begun(optimizer, common), rest_of(params, common))
 
     def broadcast(server: _Parts) -> Shared:
         return Shared(parts.merge(server.private, server.common.params))
@@ -63,15 +56,3 @@ def fedper(
         return server._replace(common=common)
 
     return FederatedAlgorithm(init, broadcast, local, privacy, apply, "fedper")
-
-
-def _rest(params: Params, part: Params) -> Params:
-    """Returns the other part, as `parts.split` has it."""
-    leaves, structure = jax.tree.flatten(params, is_leaf=_is_none)
-    sent = jax.tree.leaves(part, is_leaf=_is_none)
-    pairs = zip(leaves, sent, strict=True)
-    return structure.unflatten([a if b is None else None for a, b in pairs])
-
-
-def _is_none(value: PyTree) -> bool:
-    return value is None

@@ -140,18 +140,16 @@ def compressed(
             kept = Kept(kept, tree.subtract(wanted, sent))
         return ClientResult(sent, result.weight, kept)
 
-    def personal(params: Params, client_state: PyTree) -> Params:
-        assert local.personal is not None
-        return local.personal(params, client_state.own)
-
-    wraps = error_feedback and local.personal is not None
+    personal = own_model = local.personal
+    if own_model is not None and error_feedback:
+        personal = lambda params, kept: own_model(params, kept.own)  # noqa: E731
     feedback = ", error_feedback=True" if error_feedback else ""
     return local._replace(
         init=init,
         step=step,
         finish=finish,
         init_client=init_client,
-        personal=personal if wraps else local.personal,
+        personal=personal,
         compression=Compression(compressor=compressor, error_feedback=error_feedback),
         name=f"compressed({local!r}, {compressor!r}{feedback})",
     )

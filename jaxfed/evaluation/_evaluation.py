@@ -74,10 +74,11 @@ class PersonalEvaluation(Evaluation):
             )
         if len(self.client_ids) != len(client_ids):
             missing = sorted(set(client_ids.tolist()) - set(self.client_ids.tolist()))
+            without = f"; without rows are {missing[:5]}" if missing else ""
             raise ValueError(
                 "evaluation.personal must get data of the run's "
                 f"{len(client_ids)} clients, got {len(self.client_ids)}; pass rows of "
-                f"the same clients in the same order; without rows are {missing[:5]}."
+                f"the same clients in the same order{without}."
             )
         if not np.array_equal(self.client_ids, client_ids):
             pairs = enumerate(zip(self.client_ids, client_ids, strict=True))

@@ -1,5 +1,6 @@
 """Which leaves of a tree are meant: by names, by their beginnings, or by a rule."""
 
+import collections
 from collections.abc import Callable, Sequence
 
 from jaxfed import _check as check
@@ -18,9 +19,10 @@ def names_of(values: PyTree) -> list[str]:
     """
     names: list[str] = []
     tree.map_with_names(lambda name, leaf: names.append(name), values)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    name, count = collections.Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
         raise ValueError(
-            f"leaves must have names of their own, got {twice[0]!r} twice; rename a "
+            f"leaves must have names of their own, got {name!r} twice; rename a "
             "key that holds '/'."
         )
     return names

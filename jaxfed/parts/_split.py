@@ -80,5 +80,13 @@ def merge(trained: Params, frozen: Params) -> Params:
     return structure.unflatten([b if a is None else a for a, b in pairs])
 
 
+def rest_of(params: Params, part: Params) -> Params:
+    """Returns the other of two parts of a model."""
+    leaves, structure = jax.tree.flatten(params, is_leaf=_is_none)
+    taken = jax.tree.leaves(part, is_leaf=_is_none)
+    pairs = zip(leaves, taken, strict=True)
+    return structure.unflatten([a if b is None else None for a, b in pairs])
+
+
 def _is_none(value: PyTree) -> bool:
     return value is None
